@@ -1,0 +1,192 @@
+// Package api is what the hub speaks over HTTP: paths, messages and a client.
+// Agents, commands and the hub share it, so that they need not know each other.
+//
+// Messages are JSON. Errors are an Error with the matching status. The document
+// openapi.json, which the hub serves, says the same and is held against the
+// handlers by a test in package hub.
+package api
+
+import (
+	"time"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// Prefix of all paths but /healthz, /readyz, /metrics and /grants/.
+const Prefix = "/api/v1"
+
+// Error codes, for programs.
+const (
+	CodeInvalid      = "invalid"       // 400: the request makes no sense; Message says why
+	CodeForbidden    = "forbidden"     // 403
+	CodeNotFound     = "not-found"     // 404
+	CodeNameTaken    = "name-taken"    // 409
+	CodeSuperseded   = "superseded"    // 410: the session was voided; Successor carries on
+	CodeNotRecorded  = "not-recorded"  // 422: no chosen node recorded any of the window
+	CodeMixedLinks   = "mixed-links"   // 422: classic pcap holds one link type
+	CodeUnavailable  = "unavailable"   // 503: the store does not answer
+	CodeInternal     = "internal"      // 500
+	CodeNoSpace      = "no-space"      // 507
+	CodeUnknownNode  = "unknown-node"  // 404
+	CodeNotCompleted = "not-completed" // 409: the snapshot is still being made, or failed
+)
+
+// Error is the body of every answer that is not a success.
+type Error struct {
+	Status    int    `json:"-"`
+	Code      string `json:"code"`
+	Message   string `json:"message"`             // one line, for people: what is wrong and what to do
+	Successor string `json:"successor,omitempty"` // with CodeSuperseded
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Status of a Snapshot, beside manifest.Completed and manifest.Partial.
+const (
+	Creating = "creating"
+	Failed   = "failed"
+)
+
+// CreateRequest asks for a snapshot. Either Last, or From and To.
+// POST /api/v1/snapshots, answered 202 with a Snapshot whose Status is Creating.
+type CreateRequest struct {
+	Name   string    `json:"name,omitempty"` // made up from the time when empty
+	Last   string    `json:"last,omitempty"` // a Go duration, ending now
+	From   time.Time `json:"from,omitzero"`
+	To     time.Time `json:"to,omitzero"`
+	Nodes  []string  `json:"nodes,omitempty"`  // all known ones when empty
+	Import bool      `json:"import,omitempty"` // Nodes are played by the caller, who uploads their parts; the window is what they hold
+}
+
+// Snapshot is what a list says of one, and the state of one in the making.
+// GET /api/v1/snapshots (an array), GET /api/v1/snapshots/{ref}.
+type Snapshot struct {
+	ID       string     `json:"id"`
+	Name     string     `json:"name"`
+	Status   string     `json:"status"`
+	Reasons  []string   `json:"reasons,omitempty"` // of Partial and Failed
+	Size     int64      `json:"size"`              // stored bytes of its chunks
+	RawSize  int64      `json:"raw_size"`
+	Records  uint64     `json:"records"`
+	Drops    uint64     `json:"drops"`
+	Start    time.Time  `json:"start"` // of the window
+	End      time.Time  `json:"end"`
+	Created  time.Time  `json:"created"`
+	Nodes    []string   `json:"nodes"`
+	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
+}
+
+// Progress of one node in a session.
+// POST /api/v1/sessions/{id}/nodes/{node}/progress.
+type Progress struct {
+	Node   string `json:"node"`
+	State  string `json:"state"` // waiting, sealing, uploading, done, unreachable
+	Chunks int    `json:"chunks"`
+	Bytes  int64  `json:"bytes"` // to be in the store when done
+	Done   int64  `json:"done"`  // of them, in the store
+	Sent   int64  `json:"sent"`  // of them, sent by this session; the rest was there
+}
+
+// Node is a machine whose agent has reported. GET /api/v1/nodes.
+type Node struct {
+	Name       string              `json:"name"`
+	Live       bool                `json:"live"`
+	LastSeen   time.Time           `json:"last_seen"`
+	Clock      manifest.Clock      `json:"clock"`
+	Versions   manifest.Versions   `json:"versions"`
+	Interfaces []chunker.Interface `json:"interfaces"`
+	Ring       Ring                `json:"ring"`
+}
+
+// Ring is how full an agent's ring is.
+type Ring struct {
+	Limit  int64     `json:"limit"` // bytes
+	Used   int64     `json:"used"`
+	Pinned int64     `json:"pinned"`
+	Chunks int       `json:"chunks"`
+	Oldest time.Time `json:"oldest,omitzero"` // from here on the ring holds everything
+	Drops  uint64    `json:"drops"`           // by the kernel, since start
+}
+
+// Hub tells about the hub itself. GET /api/v1/hub.
+type Hub struct {
+	Version   string    `json:"version"`
+	Store     string    `json:"store"`      // for people: a folder, or a bucket and prefix
+	PublicKey string    `json:"public_key"` // a line of an allowed_signers file
+	Time      time.Time `json:"time"`
+}
+
+// PollRequest is an agent's long poll: its state now, answered when there is a
+// task, or with none after a while. POST /api/v1/agents/{node}/poll.
+type PollRequest struct {
+	Time       manifest.Nanos      `json:"time"` // of the agent, as it sends this
+	Clock      manifest.Clock      `json:"clock"`
+	Versions   manifest.Versions   `json:"versions"`
+	Interfaces []chunker.Interface `json:"interfaces"`
+	Ring       Ring                `json:"ring"`
+	Pins       []string            `json:"pins"` // sessions for which chunks are pinned
+	Wait       manifest.Nanos      `json:"wait"` // how long the agent will wait for an answer
+}
+
+// PollAnswer. Received and Sent are the hub's clock, so that the agent can tell
+// its offset from four timestamps (RFC 5905, section 8).
+type PollAnswer struct {
+	Received manifest.Nanos `json:"received"`
+	Sent     manifest.Nanos `json:"sent"`
+	Tasks    []Task         `json:"tasks"` // every session this node has yet to complete
+	Unpin    []string       `json:"unpin"` // of Pins, those that are over
+}
+
+// A Task asks an agent for its part of a session: seal and pin what overlaps the
+// window, upload it, then complete.
+type Task struct {
+	Session  string            `json:"session"`
+	Window   manifest.Interval `json:"window"`   // in the hub's time
+	Deadline time.Time         `json:"deadline"` // in the hub's time; later answers are refused
+}
+
+// An Object is something a node wants in the store.
+type Object struct {
+	Hash   chunker.Hash `json:"hash"` // BLAKE3-256 of the stored bytes
+	SHA256 string       `json:"sha256"`
+	Size   int64        `json:"size"`
+	Kind   string       `json:"kind"` // manifest.KindChunk or KindInventory
+	Ext    string       `json:"ext"`
+}
+
+// GrantRequest asks where objects go. At most MaxGrants of them.
+// POST /api/v1/sessions/{id}/nodes/{node}/grants.
+type GrantRequest struct {
+	Objects []Object `json:"objects"`
+}
+
+// MaxGrants is how many objects one GrantRequest may hold.
+const MaxGrants = 256
+
+// GrantAnswer has a Placement for each object, in order.
+type GrantAnswer struct {
+	Placements []Placement `json:"placements"`
+}
+
+// Placement is an object's key, with a grant when it is not in the store yet.
+type Placement struct {
+	Key   string       `json:"key"`
+	Grant *store.Grant `json:"grant,omitempty"`
+}
+
+// CompleteRequest is a node's finished part: all it names is in the store.
+// POST /api/v1/sessions/{id}/nodes/{node}/complete, answered 204.
+type CompleteRequest struct {
+	Node manifest.Node `json:"node"`
+}
+
+// SweepReport says what a sweep did. POST /api/v1/sweep.
+type SweepReport struct {
+	Scanned   int   `json:"scanned"`   // objects looked at
+	Condemned int   `json:"condemned"` // found to be held by no snapshot
+	Deleted   int   `json:"deleted"`   // of those, still unheld, and deleted
+	Freed     int64 `json:"freed"`     // their stored bytes
+	Voided    int   `json:"voided"`    // sessions past their deadline that were ended
+}
