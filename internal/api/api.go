@@ -76,6 +76,7 @@ type Snapshot struct {
 	Created  time.Time  `json:"created"`
 	Nodes    []string   `json:"nodes"`
 	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
+	Error    *Error     `json:"error,omitempty"`    // why it Failed
 }
 
 // Progress of one node in a session.

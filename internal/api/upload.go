@@ -1,0 +1,101 @@
+package api
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"pcapsule/store"
+)
+
+// ErrGrantOver is wrapped when an upload is refused because its grant has
+// expired: ask for a new one.
+var ErrGrantOver = errors.New("the upload grant has expired")
+
+// GrantURL is the absolute URL of a grant, which may be relative to the hub.
+func (c *Client) GrantURL(g *store.Grant) (string, error) {
+	u, err := url.Parse(g.URL)
+	if err != nil {
+		return "", fmt.Errorf("grant for %q: %w", g.URL, err)
+	}
+	if u.IsAbs() {
+		return u.String(), nil
+	}
+	base := *c.base
+	base.Path += "/"
+	if u.Path != "" && u.Path[0] == '/' {
+		u.Path, u.RawPath = u.Path[1:], ""
+	}
+	return base.ResolveReference(u).String(), nil
+}
+
+// Upload puts body's size bytes where a grant allows it. It returns nil when the
+// object is there: also when somebody else was first, since the key says what
+// the bytes are. It tries again as the patience of ctx allows; a grant that has
+// expired is ErrGrantOver.
+func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, size int64) error {
+	target, err := c.GrantURL(g)
+	if err != nil {
+		return err
+	}
+	return c.retry(ctx, func() (again bool, err error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPut, target, io.NopCloser(io.NewSectionReader(body, 0, size)))
+		if err != nil {
+			return false, fmt.Errorf("make upload: %w", err)
+		}
+		if size == 0 {
+			req.Body = http.NoBody
+		}
+		req.ContentLength = size
+		for k, v := range g.Header {
+			req.Header[k] = v
+		}
+		resp, err := c.http.Do(req)
+		if err != nil {
+			return true, fmt.Errorf("upload: %w", withoutQuery(err))
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+		switch resp.StatusCode {
+		case http.StatusOK, http.StatusCreated, http.StatusPreconditionFailed:
+			return false, nil
+		case http.StatusForbidden:
+			return false, fmt.Errorf("upload: %w (%s)", ErrGrantOver, refusal(resp, b))
+		case http.StatusInsufficientStorage:
+			return false, fmt.Errorf("upload: %w: %s", store.ErrNoSpace, refusal(resp, b))
+		case http.StatusConflict, http.StatusRequestTimeout, http.StatusTooManyRequests:
+			return true, fmt.Errorf("upload: %s", refusal(resp, b))
+		default:
+			return resp.StatusCode >= 500, fmt.Errorf("upload: %s", refusal(resp, b))
+		}
+	})
+}
+
+// refusal is what an answer says, in one line: S3's XML has its reason in Code
+// and Message, a hub's is plain text.
+func refusal(resp *http.Response, body []byte) string {
+	var x struct {
+		Code    string
+		Message string
+	}
+	if xml.Unmarshal(body, &x) == nil && x.Code != "" {
+		return fmt.Sprintf("%s: %s: %s", resp.Status, x.Code, x.Message)
+	}
+	return fmt.Sprintf("%s: %.200q", resp.Status, body)
+}
+
+// withoutQuery keeps the signature of a presigned URL out of errors and logs.
+func withoutQuery(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		if u, perr := url.Parse(ue.URL); perr == nil {
+			return fmt.Errorf("%s: %w", u.Host, ue.Err)
+		}
+		return ue.Err
+	}
+	return err
+}
