@@ -8,6 +8,64 @@ import (
 	"pcapsule/chunker"
 )
 
+// Top folders of a store. Sweeps and sessions meet in the last three.
+const (
+	SnapshotsDir = "snapshots/"
+	IntentsDir   = "intents/"
+	DeletedDir   = "deleted/"
+	CondemnedDir = "gc/"
+)
+
+// The objects of a snapshot, below SnapshotsDir and its id.
+const (
+	manifestFile  = "manifest.json"
+	signatureFile = "manifest.json.sig"
+	signersFile   = "allowed_signers"
+)
+
+// ManifestPath is the key of a snapshot's manifest, or of the void marker that
+// stands in its place.
+func ManifestPath(id string) string { return SnapshotsDir + id + "/" + manifestFile }
+
+// SignaturePath is the key of the signature of a snapshot's manifest.
+func SignaturePath(id string) string { return SnapshotsDir + id + "/" + signatureFile }
+
+// SignersPath is the key of the public key beside it, for ssh-keygen.
+func SignersPath(id string) string { return SnapshotsDir + id + "/" + signersFile }
+
+// IntentPath is the key of a session's intent.
+func IntentPath(id string) string { return IntentsDir + id }
+
+// TombstonePath is the key whose presence says that a snapshot is deleted.
+func TombstonePath(id string) string { return DeletedDir + id }
+
+// CondemnedPath is the key of the n-th condemned list, counted from 1.
+func CondemnedPath(n uint64) string { return fmt.Sprintf("%s%020d", CondemnedDir, n) }
+
+// ParseCondemnedPath is the reverse of CondemnedPath.
+func ParseCondemnedPath(key string) (uint64, error) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(key, CondemnedDir), 10, 64)
+	if err != nil || n == 0 || CondemnedPath(n) != key {
+		return 0, fmt.Errorf("key %.200q is not that of a condemned list", key)
+	}
+	return n, nil
+}
+
+// ParseSnapshotPath splits the key of a snapshot's object into id and file name.
+// Other keys below SnapshotsDir are an error.
+func ParseSnapshotPath(key string) (id, file string, err error) {
+	rest, ok := strings.CutPrefix(key, SnapshotsDir)
+	id, file, found := strings.Cut(rest, "/")
+	if !ok || !found || CheckID(id) != nil {
+		return "", "", fmt.Errorf("key %.200q is not that of a snapshot's object", key)
+	}
+	switch file {
+	case manifestFile, signatureFile, signersFile:
+		return id, file, nil
+	}
+	return "", "", fmt.Errorf("key %.200q is not that of a snapshot's object", key)
+}
+
 // Kinds of content-addressed objects: the first part of their keys.
 const (
 	KindChunk     = "chunks"

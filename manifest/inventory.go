@@ -1,0 +1,248 @@
+package manifest
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"pcapsule/chunker"
+)
+
+// Lengths of an inventory's line with its newline, in bytes: minLine is one with
+// every number at one digit; maxLine leaves room for the longest.
+const (
+	minLine = 239
+	maxLine = 512
+)
+
+// Compare is the order of entries in an inventory.
+func (e Entry) Compare(o Entry) int {
+	return cmp.Or(cmp.Compare(e.First, o.First), cmp.Compare(e.Last, o.Last), strings.Compare(e.Key, o.Key))
+}
+
+// Validate checks what one entry can show to be wrong by itself.
+func (e Entry) Validate() error {
+	k, err := ParseObjectKey(e.Key)
+	if err != nil {
+		return err
+	}
+	if k.Kind != KindChunk {
+		return fmt.Errorf("%s is not a chunk", e.Key)
+	}
+	if e.Size <= 0 || e.Size > chunker.MaxSize {
+		return fmt.Errorf("%s: size %d, want 1 to %d", e.Key, e.Size, chunker.MaxSize)
+	}
+	if err := e.totals().validate(); err != nil {
+		return fmt.Errorf("%s: %w", e.Key, err)
+	}
+	if _, err := chunker.ParseHash(e.SHA256); err != nil {
+		return fmt.Errorf("%s: sha256: %w", e.Key, err)
+	}
+	if e.First > e.Last {
+		return fmt.Errorf("%s: first record at %d is after the last at %d", e.Key, e.First, e.Last)
+	}
+	return nil
+}
+
+func (e Entry) totals() Totals {
+	return Totals{Chunks: 1, Size: e.Size, RawSize: e.RawSize, Records: e.Records, Drops: e.Drops}
+}
+
+// AppendEntry appends e as a line of an inventory, with its newline.
+func AppendEntry(dst []byte, e Entry) []byte {
+	dst = append(append(dst, `{"key":"`...), e.Key...)
+	dst = strconv.AppendInt(append(dst, `","size":`...), e.Size, 10)
+	dst = strconv.AppendInt(append(dst, `,"raw_size":`...), e.RawSize, 10)
+	dst = append(append(dst, `,"sha256":"`...), e.SHA256...)
+	dst = strconv.AppendInt(append(dst, `","first":"`...), int64(e.First), 10)
+	dst = strconv.AppendInt(append(dst, `","last":"`...), int64(e.Last), 10)
+	dst = strconv.AppendUint(append(dst, `","records":`...), e.Records, 10)
+	dst = strconv.AppendUint(append(dst, `,"drops":`...), e.Drops, 10)
+	return append(dst, "}\n"...)
+}
+
+// parseEntry reads a line, without its newline, as AppendEntry writes it.
+func parseEntry(line []byte) (Entry, error) {
+	var e Entry
+	p := lineParser{rest: line}
+	e.Key = p.text(`{"key":"`)
+	e.Size = p.signed(`","size":`)
+	e.RawSize = p.signed(`,"raw_size":`)
+	e.SHA256 = p.text(`,"sha256":"`)
+	e.First = Nanos(p.signed(`","first":"`))
+	e.Last = Nanos(p.signed(`","last":"`))
+	e.Records = p.unsigned(`","records":`)
+	e.Drops = p.unsigned(`,"drops":`)
+	if p.literal("}"); p.bad || len(p.rest) > 0 {
+		return Entry{}, fmt.Errorf("line %.80q… is not in the canonical form", line)
+	}
+	return e, e.Validate()
+}
+
+// A lineParser takes a line apart from the left. Once bad it stays bad.
+type lineParser struct {
+	rest []byte
+	bad  bool
+}
+
+func (p *lineParser) literal(s string) {
+	rest, ok := bytes.CutPrefix(p.rest, []byte(s))
+	p.rest, p.bad = rest, p.bad || !ok
+}
+
+// text takes what stands between prefix and the next quote, which it leaves.
+func (p *lineParser) text(prefix string) string {
+	p.literal(prefix)
+	i := bytes.IndexByte(p.rest, '"')
+	if i < 0 || bytes.IndexByte(p.rest[:i], '\\') >= 0 {
+		p.bad = true
+		return ""
+	}
+	s := string(p.rest[:i])
+	p.rest = p.rest[i:]
+	return s
+}
+
+func (p *lineParser) digits(prefix string) string {
+	p.literal(prefix)
+	n := 0
+	for n < len(p.rest) && (p.rest[n] >= '0' && p.rest[n] <= '9' || n == 0 && p.rest[n] == '-') {
+		n++
+	}
+	s := string(p.rest[:n])
+	p.rest = p.rest[n:]
+	return s
+}
+
+func (p *lineParser) signed(prefix string) int64 {
+	s := p.digits(prefix)
+	v, err := strconv.ParseInt(s, 10, 64)
+	p.bad = p.bad || err != nil || strconv.FormatInt(v, 10) != s
+	return v
+}
+
+func (p *lineParser) unsigned(prefix string) uint64 {
+	s := p.digits(prefix)
+	v, err := strconv.ParseUint(s, 10, 64)
+	p.bad = p.bad || err != nil || strconv.FormatUint(v, 10) != s
+	return v
+}
+
+// EncodeInventory writes an inventory in its one canonical form. It sorts
+// entries in place and leaves out an entry that is there twice. The entries
+// must be valid.
+func EncodeInventory(entries []Entry) []byte {
+	slices.SortFunc(entries, Entry.Compare)
+	b := make([]byte, 0, len(entries)*320)
+	for i, e := range entries {
+		if i == 0 || e != entries[i-1] {
+			b = AppendEntry(b, e)
+		}
+	}
+	return b
+}
+
+// DecodeInventory reads what EncodeInventory wrote, and nothing else: one form,
+// in order, no chunk twice.
+func DecodeInventory(b []byte) ([]Entry, error) {
+	if len(b) > MaxInventory {
+		return nil, fmt.Errorf("decode inventory: %d bytes, at most %d", len(b), MaxInventory)
+	}
+	entries := make([]Entry, 0, len(b)/minLine)
+	r := NewInventoryReader(bytes.NewReader(b))
+	for {
+		e, err := r.Next()
+		if err == io.EOF {
+			return entries, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+}
+
+// An InventoryReader reads an inventory entry by entry. It checks each as
+// DecodeInventory does; the inventory's hash is the caller's to check.
+type InventoryReader struct {
+	r    *bufio.Reader
+	line int
+	last Entry
+	seen map[chunker.Hash]struct{}
+	err  error
+}
+
+// NewInventoryReader reads from r, which the caller has limited in size.
+func NewInventoryReader(r io.Reader) *InventoryReader {
+	return &InventoryReader{r: bufio.NewReaderSize(r, 64<<10), seen: map[chunker.Hash]struct{}{}}
+}
+
+// Next returns the next entry, io.EOF after the last. Errors are final.
+func (r *InventoryReader) Next() (Entry, error) {
+	if r.err != nil {
+		return Entry{}, r.err
+	}
+	e, err := r.next()
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("decode inventory: line %d: %w", r.line+1, err)
+	}
+	r.line, r.last, r.err = r.line+1, e, err
+	return e, err
+}
+
+func (r *InventoryReader) next() (Entry, error) {
+	line, err := r.r.ReadSlice('\n')
+	switch {
+	case err == io.EOF && len(line) == 0:
+		return Entry{}, io.EOF
+	case err == io.EOF:
+		return Entry{}, errors.New("the last line has no end")
+	case err == bufio.ErrBufferFull || len(line) > maxLine:
+		return Entry{}, fmt.Errorf("longer than %d bytes", maxLine)
+	case err != nil:
+		return Entry{}, err
+	}
+	e, err := parseEntry(line[:len(line)-1])
+	if err != nil {
+		return Entry{}, err
+	}
+	if r.line > 0 && r.last.Compare(e) >= 0 {
+		return Entry{}, fmt.Errorf("%s is twice or out of order", e.Key)
+	}
+	k, err := ParseObjectKey(e.Key)
+	if err != nil {
+		return Entry{}, err
+	}
+	if _, ok := r.seen[k.Hash]; ok {
+		return Entry{}, fmt.Errorf("%s: the same chunk is listed before", e.Key)
+	}
+	r.seen[k.Hash] = struct{}{}
+	return e, nil
+}
+
+// SumInventory sums up entries as a Stream, in which Inventory and InventorySize
+// are left to be filled in.
+func SumInventory(stream string, entries []Entry) Stream {
+	s := Stream{Stream: stream}
+	for _, e := range entries {
+		s.add(e)
+	}
+	return s
+}
+
+// add counts one more chunk.
+func (s *Stream) add(e Entry) {
+	if s.Chunks == 0 || e.First < s.First {
+		s.First = e.First
+	}
+	if s.Chunks == 0 || e.Last > s.Last {
+		s.Last = e.Last
+	}
+	s.Totals = s.Totals.Add(e.totals())
+}

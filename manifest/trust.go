@@ -1,0 +1,291 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Trust is a parsed allowed_signers file: the keys whose signatures count, as
+// `ssh-keygen -Y verify -I pcapsule -n pcapsule` would take them. The zero value
+// trusts none.
+type Trust struct {
+	keys  []trustedKey
+	notes []string
+}
+
+type trustedKey struct {
+	blob          []byte // SSH wire form
+	after, before time.Time
+}
+
+// Notes are about lines that have no effect though they look as if they had.
+func (t *Trust) Notes() []string { return t.notes }
+
+// Trusts tells whether a signature that k made at the time at counts.
+func (t *Trust) Trusts(k PublicKey, at time.Time) bool { return t.Check(k, at) == nil }
+
+// Check is Trusts with the reason against it.
+func (t *Trust) Check(k PublicKey, at time.Time) error {
+	err := fmt.Errorf("key %s is not in the trusted allowed_signers", k.Fingerprint())
+	blob := k.ssh().Marshal()
+	for _, l := range t.keys {
+		switch {
+		case !bytes.Equal(l.blob, blob):
+		case !l.after.IsZero() && at.Before(l.after):
+			err = fmt.Errorf("key %s is trusted only from %s on", k.Fingerprint(), l.after.UTC().Format(time.RFC3339))
+		case !l.before.IsZero() && at.After(l.before):
+			err = fmt.Errorf("key %s is trusted only until %s", k.Fingerprint(), l.before.UTC().Format(time.RFC3339))
+		default:
+			return nil
+		}
+	}
+	return err
+}
+
+// Add trusts k without limits.
+func (t *Trust) Add(k PublicKey) {
+	t.keys = append(t.keys, trustedKey{blob: k.ssh().Marshal()})
+}
+
+// ParseTrust reads an allowed_signers file (ssh-keygen(1), ALLOWED SIGNERS).
+// Lines for other principals or namespaces are passed over, as are certificate
+// authorities, with a note. A line that cannot be read is an error: rather no
+// trust than other trust than was meant.
+func ParseTrust(b []byte) (*Trust, error) {
+	t := new(Trust)
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		n++
+		if err := t.parseLine(strings.TrimRight(line, "\r\n"), n); err != nil {
+			return nil, fmt.Errorf("allowed_signers, line %d: %w", n, err)
+		}
+	}
+	return t, nil
+}
+
+func (t *Trust) parseLine(line string, n int) error {
+	line = strings.TrimLeft(line, " \t")
+	if line == "" || line[0] == '#' {
+		return nil
+	}
+	principals, rest, err := word(line)
+	if err != nil {
+		return err
+	}
+	if !matchList(Principal, principals) {
+		return nil
+	}
+	var opt signerOptions
+	keyType, blob, err := parseKey(rest)
+	if err != nil { // no key, so these are options
+		options, after, ok := cutOptions(rest)
+		if !ok {
+			return fmt.Errorf("no key: %w", err)
+		}
+		if opt, err = parseOptions(options); err != nil {
+			return err
+		}
+		if keyType, blob, err = parseKey(after); err != nil {
+			return fmt.Errorf("no key: %w", err)
+		}
+	}
+	switch {
+	case opt.authority:
+		t.notes = append(t.notes, fmt.Sprintf("line %d is a certificate authority, which pcapsule does not use", n))
+	case opt.namespaces != "" && !matchList(Namespace, opt.namespaces):
+	case keyType != ssh.KeyAlgoED25519:
+		t.notes = append(t.notes, fmt.Sprintf("line %d is a key of type %s; pcapsule signs with %s only", n, keyType, ssh.KeyAlgoED25519))
+	default:
+		t.keys = append(t.keys, trustedKey{blob, opt.after, opt.before})
+	}
+	return nil
+}
+
+// word takes the first word of a line, which may be in double quotes.
+func word(s string) (first, rest string, err error) {
+	if quoted, ok := strings.CutPrefix(s, `"`); ok {
+		first, rest, ok = strings.Cut(quoted, `"`)
+		if !ok {
+			return "", "", fmt.Errorf("quote without an end")
+		}
+	} else if i := strings.IndexAny(s, " \t"); i >= 0 {
+		first, rest = s[:i], s[i:]
+	} else {
+		first = s
+	}
+	rest = strings.TrimLeft(rest, " \t")
+	if rest == "" {
+		return "", "", fmt.Errorf("nothing after %.80q", first)
+	}
+	return first, rest, nil
+}
+
+// parseKey reads "type base64" at the start of s and checks that both agree.
+func parseKey(s string) (keyType string, blob []byte, err error) {
+	f := strings.Fields(s)
+	if len(f) < 2 {
+		return "", nil, fmt.Errorf("want a type and a key, got %.80q", s)
+	}
+	blob, err = base64.StdEncoding.DecodeString(f[1])
+	if err != nil {
+		return "", nil, err
+	}
+	key, err := ssh.ParsePublicKey(blob)
+	if err != nil {
+		return "", nil, err
+	}
+	if key.Type() != f[0] {
+		return "", nil, fmt.Errorf("the key is of type %s, the line says %.40q", key.Type(), f[0])
+	}
+	return f[0], blob, nil
+}
+
+// cutOptions splits s at the first blank outside of quotes.
+func cutOptions(s string) (options, rest string, ok bool) {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s) && s[i+1] == '"':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case !quoted && (s[i] == ' ' || s[i] == '\t'):
+			return s[:i], strings.TrimLeft(s[i:], " \t"), true
+		}
+	}
+	return "", "", false
+}
+
+type signerOptions struct {
+	authority     bool
+	namespaces    string
+	after, before time.Time
+}
+
+func parseOptions(s string) (opt signerOptions, err error) {
+	for s != "" {
+		name, value, rest, err := cutOption(s)
+		if err != nil {
+			return opt, err
+		}
+		s = rest
+		switch strings.ToLower(name) {
+		case "cert-authority":
+			opt.authority = true
+		case "namespaces":
+			if opt.namespaces != "" || value == "" {
+				return opt, fmt.Errorf("namespaces twice, or empty")
+			}
+			opt.namespaces = value
+		case "valid-after":
+			if opt.after, err = setTime(opt.after, value); err != nil {
+				return opt, fmt.Errorf("valid-after: %w", err)
+			}
+		case "valid-before":
+			if opt.before, err = setTime(opt.before, value); err != nil {
+				return opt, fmt.Errorf("valid-before: %w", err)
+			}
+		default:
+			return opt, fmt.Errorf("unknown option %.80q", name)
+		}
+	}
+	if !opt.after.IsZero() && !opt.before.IsZero() && !opt.after.Before(opt.before) {
+		return opt, fmt.Errorf("valid-after is not before valid-before")
+	}
+	return opt, nil
+}
+
+// cutOption takes the first option, name or name="value", off a list.
+func cutOption(s string) (name, value, rest string, err error) {
+	i := strings.IndexAny(s, ",=")
+	if i < 0 {
+		return s, "", "", nil
+	}
+	name, rest = s[:i], s[i+1:]
+	if s[i] == '=' {
+		quoted, ok := strings.CutPrefix(rest, `"`)
+		if !ok {
+			return "", "", "", fmt.Errorf("option %.80q: want its value in double quotes", name)
+		}
+		value, rest, ok = strings.Cut(quoted, `"`)
+		if !ok {
+			return "", "", "", fmt.Errorf("option %.80q: quote without an end", name)
+		}
+		if rest == "" {
+			return name, value, "", nil
+		}
+		if rest, ok = strings.CutPrefix(rest, ","); !ok {
+			return "", "", "", fmt.Errorf("option %.80q: want a comma after it", name)
+		}
+	}
+	if rest == "" {
+		return "", "", "", fmt.Errorf("options end in a comma")
+	}
+	return name, value, rest, nil
+}
+
+// setTime reads a time as ssh-keygen does: YYYYMMDD, YYYYMMDDHHMM or
+// YYYYMMDDHHMMSS, in local time, or in UTC with a Z at the end.
+func setTime(old time.Time, s string) (time.Time, error) {
+	if !old.IsZero() {
+		return old, fmt.Errorf("given twice")
+	}
+	zone := time.Local
+	digits, utc := strings.CutSuffix(s, "Z")
+	if utc {
+		zone = time.UTC
+	}
+	const layout = "20060102150405"
+	switch len(digits) {
+	case 8, 12, 14:
+	default:
+		return old, fmt.Errorf("time %.40q: want YYYYMMDD[HHMM[SS]][Z]", s)
+	}
+	t, err := time.ParseInLocation(layout[:len(digits)], digits, zone)
+	if err != nil {
+		return old, fmt.Errorf("time %.40q: want YYYYMMDD[HHMM[SS]][Z]", s)
+	}
+	return t, nil
+}
+
+// matchList tells whether s matches a comma-separated list of patterns with '*'
+// and '?', of which none that starts with '!' may match.
+func matchList(s, list string) bool {
+	found := false
+	for p := range strings.SplitSeq(list, ",") {
+		p, negated := strings.CutPrefix(p, "!")
+		if match(s, p) {
+			if negated {
+				return false
+			}
+			found = true
+		}
+	}
+	return found
+}
+
+// match tells whether all of s matches pattern. It backs up to the last '*' only,
+// so that it is never slow.
+func match(s, pattern string) bool {
+	i, j, star, mark := 0, 0, -1, 0
+	for i < len(s) {
+		switch {
+		case j < len(pattern) && pattern[j] == '*':
+			star, mark = j, i
+			j++
+		case j < len(pattern) && (pattern[j] == '?' || pattern[j] == s[i]):
+			i, j = i+1, j+1
+		case star >= 0:
+			mark++
+			i, j = mark, star+1
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[j:], "*") == ""
+}
