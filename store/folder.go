@@ -1,0 +1,364 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Folder is a store in a folder of a local or mounted file system. An object
+// is the file that its key names, so that any tool which copies files copies the
+// archive.
+//
+// Several processes may use one folder at once. Reading changes nothing in it;
+// the first Put makes the folder ".tmp", where objects are written before they
+// get their names. Files that no key can name, and links, are not objects.
+//
+// No key may go on where another ends ("a" and "a/b"): a file is no folder.
+type Folder struct {
+	dir    string // absolute, for messages
+	root   *os.Root
+	now    func() time.Time
+	grants *Granter // nil: grants are not supported
+
+	sweep sync.Once // of the temporary files, before the first Put
+}
+
+// FolderOptions says how a folder is opened. The zero value opens what exists.
+type FolderOptions struct {
+	Create   bool             // make the folder, and those above it, when missing
+	GrantKey []byte           // secret of the grants, 32 bytes or more; none: no grants
+	Now      func() time.Time // time.Now when nil
+}
+
+// tempDir is where Put writes. Its name is that of no key.
+const tempDir = ".tmp"
+
+// tempAge is how old a temporary file must be to count as left over by a process
+// that died.
+const tempAge = 24 * time.Hour
+
+// NewFolder opens the store in dir.
+func NewFolder(dir string, opt FolderOptions) (*Folder, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open folder %s: %w", dir, err)
+	}
+	f := &Folder{dir: abs, now: opt.Now}
+	if f.now == nil {
+		f.now = time.Now
+	}
+	if opt.Create {
+		if err := makeDir(abs); err != nil {
+			return nil, fmt.Errorf("create folder %s: %w", abs, folderError(err))
+		}
+	}
+	f.root, err = os.OpenRoot(abs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no folder %s: check the path, and that the disk is mounted: %w", abs, ErrNotExist)
+	case err != nil:
+		return nil, fmt.Errorf("open folder %s: %w", abs, folderError(err))
+	}
+	if opt.GrantKey != nil {
+		f.grants, err = NewGranter(opt.GrantKey, f.now, f.write)
+		if err != nil {
+			f.root.Close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// makeDir makes dir and what is missing above it, durably.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	parent, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return syncDir(parent)
+}
+
+// Close gives back the folder's handle. Readers that Get returned stay usable.
+func (f *Folder) Close() error { return f.root.Close() }
+
+// Dir is the folder's absolute path.
+func (f *Folder) Dir() string { return f.dir }
+
+// Get returns the file itself, an *os.File, for a whole object. Every reader it
+// returns is also an io.ReaderAt.
+func (f *Folder) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
+	file, info, err := f.open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if off == 0 && n < 0 {
+		return file, nil
+	}
+	r, err := section(file, info.Size(), off, n)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return struct {
+		*io.SectionReader
+		io.Closer
+	}{r, file}, nil
+}
+
+// section is the part of an object of size bytes that Get's off and n ask for.
+func section(r io.ReaderAt, size, off, n int64) (*io.SectionReader, error) {
+	if off < 0 {
+		return nil, fmt.Errorf("offset %d is negative", off)
+	}
+	off = min(off, size)
+	if n < 0 || n > size-off {
+		n = size - off
+	}
+	return io.NewSectionReader(r, off, n), nil
+}
+
+// Stat tells the size of a file and when it was written.
+func (f *Folder) Stat(ctx context.Context, key string) (Info, error) {
+	if err := f.check(ctx, key); err != nil {
+		return Info{}, err
+	}
+	info, err := f.root.Stat(key)
+	if err == nil && !info.Mode().IsRegular() {
+		err = notRegular(info)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("stat %s in %s: %w", key, f.dir, readError(err))
+	}
+	return Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil
+}
+
+func (f *Folder) open(ctx context.Context, key string) (*os.File, fs.FileInfo, error) {
+	if err := f.check(ctx, key); err != nil {
+		return nil, nil, err
+	}
+	// A pipe that somebody planted must not make the open wait.
+	file, err := f.root.OpenFile(key, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, readError(err))
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = notRegular(info)
+	}
+	if err != nil {
+		file.Close()
+		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, readError(err))
+	}
+	return file, info, nil
+}
+
+func (f *Folder) check(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return CheckKey(key)
+}
+
+// notRegular is the error for what has the name of an object and is none. A
+// folder is where other objects are, so the object is absent.
+func notRegular(info fs.FileInfo) error {
+	if info.IsDir() {
+		return ErrNotExist
+	}
+	return fmt.Errorf("it is no regular file but %s", info.Mode().Type())
+}
+
+// List walks the folders in the order of their keys.
+func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := checkPrefix(prefix); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
+		f.list(ctx, dir, prefix, yield)
+	}
+}
+
+// checkPrefix tells whether prefix can start a key.
+func checkPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	return CheckKey(strings.TrimSuffix(prefix, "/"))
+}
+
+// list yields what is in dir, which is empty or ends in a slash. It returns
+// false when the walk is over.
+func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(Info, error) bool) bool {
+	if err := ctx.Err(); err != nil {
+		return yield(Info{}, err)
+	}
+	entries, err := f.readDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), isNotDir(err):
+		return true // nothing there, or gone since
+	case err != nil:
+		yield(Info{}, fmt.Errorf("list %s in %s: %w", cmp.Or(dir, "."), f.dir, folderError(err)))
+		return false
+	}
+	for _, e := range entries {
+		key := dir + e.Name()
+		if e.IsDir() {
+			key += "/"
+		}
+		if !strings.HasPrefix(key, prefix) && !(e.IsDir() && strings.HasPrefix(prefix, key)) {
+			continue
+		}
+		if e.IsDir() {
+			if !f.list(ctx, key, prefix, yield) {
+				return false
+			}
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted since
+		}
+		if err != nil {
+			yield(Info{}, fmt.Errorf("list %s in %s: %w", key, f.dir, folderError(err)))
+			return false
+		}
+		if !yield(Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// readDir returns the folders and regular files of dir that a key can name, in
+// key order: a folder sorts as its name with the slash, after "a.b" and before
+// "a0".
+func (f *Folder) readDir(dir string) ([]fs.DirEntry, error) {
+	d, err := f.root.Open(cmp.Or(strings.TrimSuffix(dir, "/"), "."))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
+		return !e.IsDir() && !e.Type().IsRegular() || CheckKey(dir+e.Name()) != nil
+	})
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int {
+		return cmp.Compare(sortName(a), sortName(b))
+	})
+	return entries, nil
+}
+
+func sortName(e fs.DirEntry) string {
+	if e.IsDir() {
+		return e.Name() + "/"
+	}
+	return e.Name()
+}
+
+// Delete removes the file, and the folders that it leaves empty. A power failure
+// soon after may bring it back.
+func (f *Folder) Delete(ctx context.Context, key string) error {
+	if err := f.check(ctx, key); err != nil {
+		return err
+	}
+	if info, err := f.root.Lstat(key); err == nil && info.IsDir() {
+		return nil // where other objects are: the object is absent
+	}
+	switch err := f.root.Remove(key); {
+	case errors.Is(err, fs.ErrNotExist), isNotDir(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("delete %s in %s: %w", key, f.dir, folderError(err))
+	}
+	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
+		if f.removeDir(dir) != nil {
+			break // not empty, as a rule
+		}
+	}
+	return nil
+}
+
+// removeDir removes an empty folder, and nothing else.
+func (f *Folder) removeDir(dir string) error {
+	parent, err := f.root.Open(path.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return removeDirAt(parent, path.Base(dir))
+}
+
+// Grant returns a URL relative to that of the server which serves GrantHandler.
+func (f *Folder) Grant(_ context.Context, key string, size int64, sum [sha256.Size]byte, expires time.Time) (Grant, error) {
+	if f.grants == nil {
+		return Grant{}, ErrNoGrant
+	}
+	return f.grants.Grant(key, size, sum, expires)
+}
+
+// GrantHandler serves PUT below GrantPath. Without a key for grants it serves
+// nothing.
+func (f *Folder) GrantHandler() http.Handler {
+	if f.grants == nil {
+		return http.NotFoundHandler()
+	}
+	return f.grants
+}
+
+// String is the folder's path.
+func (f *Folder) String() string { return f.dir }
+
+// folderError adds to an error of the file system what callers branch on and
+// what a person can do about it.
+func folderError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isNoSpace(err):
+		return fmt.Errorf("%w: free some space on its disk, or raise the quota: %w", ErrNoSpace, err)
+	case isReadOnlyFS(err):
+		return fmt.Errorf("%w: its file system is mounted read-only: %w", ErrReadOnly, err)
+	}
+	return err
+}
+
+// readError is folderError for a key that is read: there is nothing below a file.
+func readError(err error) error {
+	if isNotDir(err) {
+		return fmt.Errorf("%w: %w", ErrNotExist, err)
+	}
+	return folderError(err)
+}
