@@ -1,0 +1,239 @@
+// Package archive keeps snapshots in a store: it finds, reads and verifies them,
+// makes them (Session), and deletes what none of them holds (Sweep).
+//
+// It is the one place that knows in which order objects are put and deleted, so
+// that a snapshot is either there with all it holds or not there at all, however
+// many sessions and sweeps run at once and wherever they die.
+// manifest/FORMAT.md specifies the layout. The package captures nothing and
+// serves nothing; time is passed in.
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// Errors that callers branch on.
+var (
+	ErrNotFound  = errors.New("no such snapshot")
+	ErrAmbiguous = errors.New("several snapshots have this name")
+)
+
+// parallel is how many small objects are fetched at once: enough to hide the
+// latency of a bucket, few enough for any server.
+const parallel = 16
+
+// An Archive is the snapshots of one store. Its methods may be called
+// concurrently.
+type Archive struct {
+	st store.Store
+
+	mu     sync.Mutex
+	cache  map[string]*Snapshot // whole ones by id; they never change
+	cached int64                // bytes of their manifests
+
+	proto protocol // of sessions and sweeps
+}
+
+// maxCached bounds the manifests that an Archive remembers, in bytes.
+const maxCached = 128 << 20
+
+// New returns the archive in st.
+func New(st store.Store) *Archive {
+	return &Archive{st: st, cache: map[string]*Snapshot{}}
+}
+
+// Store is where the archive lives.
+func (a *Archive) Store() store.Store { return a.st }
+
+// List returns the living snapshots in order of creation: those whose manifest
+// is there and which nobody deleted. One that cannot be read or whose signature
+// does not fit is in the list too, with Err set.
+func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
+	ids, err := a.committed(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	deleted, err := a.deleted(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return deleted[id] })
+	all, err := a.readAll(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return slices.DeleteFunc(all, func(s *Snapshot) bool { return errors.Is(s.Err, ErrNotFound) }), nil
+}
+
+// readAll reads the snapshots ids, in their order. Only the end of ctx is an
+// error of its own.
+func (a *Archive) readAll(ctx context.Context, ids []string) ([]*Snapshot, error) {
+	all := make([]*Snapshot, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, id := range ids {
+		g.Go(func() error {
+			all[i] = a.read(gctx, id)
+			return gctx.Err()
+		})
+	}
+	return all, g.Wait()
+}
+
+// committed lists the ids at which a manifest or a void marker stands, in order.
+func (a *Archive) committed(ctx context.Context) ([]string, error) {
+	var ids []string
+	for info, err := range a.st.List(ctx, manifest.SnapshotsDir) {
+		if err != nil {
+			return nil, err
+		}
+		id, _, err := manifest.ParseSnapshotPath(info.Key)
+		if err == nil && info.Key == manifest.ManifestPath(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// deleted lists the ids that have a tombstone.
+func (a *Archive) deleted(ctx context.Context) (map[string]bool, error) {
+	ids := map[string]bool{}
+	for info, err := range a.st.List(ctx, manifest.DeletedDir) {
+		if err != nil {
+			return nil, err
+		}
+		ids[strings.TrimPrefix(info.Key, manifest.DeletedDir)] = true
+	}
+	return ids, nil
+}
+
+// Load returns the living snapshot id, whole and signed. Whose key signed it is
+// in its Key; whether to trust that key is the caller's to ask.
+func (a *Archive) Load(ctx context.Context, id string) (*Snapshot, error) {
+	if err := manifest.CheckID(id); err != nil {
+		return nil, fmt.Errorf("load snapshot: %w", err)
+	}
+	_, err := a.st.Stat(ctx, manifest.TombstonePath(id))
+	if err == nil {
+		return nil, fmt.Errorf("snapshot %s was deleted: %w", id, ErrNotFound)
+	}
+	if !errors.Is(err, store.ErrNotExist) {
+		return nil, fmt.Errorf("load snapshot %s: %w", id, err)
+	}
+	s := a.read(ctx, id)
+	if s.Err != nil {
+		return nil, s.Err
+	}
+	return s, nil
+}
+
+// Find returns the living snapshot that ref names or is the id of. When there is
+// none, the ErrNotFound says what there is; when several have the name, which two
+// sessions that raced can bring about, the ErrAmbiguous says their ids.
+func (a *Archive) Find(ctx context.Context, ref string) (*Snapshot, error) {
+	if manifest.CheckID(ref) == nil {
+		return a.Load(ctx, ref)
+	}
+	if err := manifest.CheckName(ref); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	all, err := a.List(ctx)
+	if errors.Is(err, store.ErrNoList) {
+		return nil, fmt.Errorf("find snapshot %q: give its id, since this store cannot be listed: %w", ref, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []*Snapshot
+	for _, s := range all {
+		if s.Name() == ref {
+			found = append(found, s)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, notFound(ref, all)
+	case 1:
+		if found[0].Err != nil {
+			return nil, found[0].Err
+		}
+		return found[0], nil
+	}
+	ids := make([]string, len(found))
+	for i, s := range found {
+		ids[i] = s.ID
+	}
+	return nil, fmt.Errorf("%q is the name of %s: give the id: %w", ref, strings.Join(ids, " and "), ErrAmbiguous)
+}
+
+// notFound says what there is instead of ref: the newest few names, and ids that
+// could be it since their manifest cannot be read.
+func notFound(ref string, all []*Snapshot) error {
+	const few = 5
+	var names, unread []string
+	for _, s := range slices.Backward(all) {
+		if s.Name() == "" {
+			unread = append(unread, s.ID)
+		} else if len(names) < few {
+			names = append(names, s.Name())
+		}
+	}
+	hint := "there are none yet"
+	if len(names) > 0 {
+		hint = "there is " + strings.Join(names, ", ")
+		if more := len(all) - len(unread) - len(names); more > 0 {
+			hint += fmt.Sprintf(" and %d more", more)
+		}
+	} else if len(unread) > 0 {
+		hint = "no other can be read"
+	}
+	if len(unread) > 0 {
+		hint += "; these cannot be read: " + strings.Join(unread[:min(few, len(unread))], ", ")
+	}
+	return fmt.Errorf("%w: %q (%s)", ErrNotFound, ref, hint)
+}
+
+// read reads what stands at id, deleted or not. What is wrong is in Err; a
+// missing manifest and a void marker are ErrNotFound.
+func (a *Archive) read(ctx context.Context, id string) *Snapshot {
+	a.mu.Lock()
+	s := a.cache[id]
+	a.mu.Unlock()
+	if s != nil {
+		return s
+	}
+	s = &Snapshot{ID: id, st: a.st}
+	if s.Err = s.load(ctx); s.Err != nil {
+		return s
+	}
+	a.keep(s)
+	return s
+}
+
+func (a *Archive) keep(s *Snapshot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.cache[s.ID]; ok {
+		return
+	}
+	size := int64(len(s.Raw))
+	for id, old := range a.cache {
+		if a.cached+size <= maxCached {
+			break
+		}
+		delete(a.cache, id)
+		a.cached -= int64(len(old.Raw))
+	}
+	a.cache[s.ID] = s
+	a.cached += size
+}

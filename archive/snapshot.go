@@ -1,0 +1,161 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// A Snapshot is a signed manifest in a store. It is shared: nobody changes it.
+type Snapshot struct {
+	ID       string
+	Manifest *manifest.Manifest // nil when it cannot be read
+	Raw      []byte             // the manifest's stored bytes, which Sig signs
+	Sig      []byte             // armored SSHSIG
+	Key      manifest.PublicKey // that made Sig; the zero key when Sig does not fit
+	Err      error              // why this snapshot cannot be used, or nil
+
+	st store.Store
+}
+
+// Name is the snapshot's name, empty when its manifest cannot be read.
+func (s *Snapshot) Name() string {
+	if s.Manifest == nil {
+		return ""
+	}
+	return s.Manifest.Name
+}
+
+// load reads manifest and signature, as far as it gets.
+func (s *Snapshot) load(ctx context.Context) error {
+	if err := s.loadManifest(ctx); err != nil {
+		return err
+	}
+	return s.loadSignature(ctx)
+}
+
+func (s *Snapshot) loadManifest(ctx context.Context) (err error) {
+	s.Raw, err = store.ReadAll(ctx, s.st, manifest.ManifestPath(s.ID), manifest.MaxManifest)
+	if errors.Is(err, store.ErrNotExist) {
+		return fmt.Errorf("snapshot %s: %w", s.ID, ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+	}
+	m, err := manifest.Decode(s.Raw)
+	if errors.Is(err, manifest.ErrVoid) {
+		return fmt.Errorf("snapshot %s: %w: %w", s.ID, ErrNotFound, manifest.ErrVoid)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w: %w", s.ID, ErrDamaged, err)
+	}
+	if m.ID != s.ID {
+		return fmt.Errorf("snapshot %s: %w: its manifest is that of %s", s.ID, ErrDamaged, m.ID)
+	}
+	s.Manifest = m
+	return nil
+}
+
+func (s *Snapshot) loadSignature(ctx context.Context) (err error) {
+	s.Sig, err = store.ReadAll(ctx, s.st, manifest.SignaturePath(s.ID), manifest.MaxSignature)
+	if errors.Is(err, store.ErrNotExist) {
+		return fmt.Errorf("snapshot %s: %w: its signature is missing: %w", s.ID, ErrDamaged, err)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+	}
+	if s.Key, err = manifest.CheckSignature(s.Raw, s.Sig); err != nil {
+		return fmt.Errorf("snapshot %s: %w: %w", s.ID, ErrDamaged, err)
+	}
+	return nil
+}
+
+// Streams calls yield with each stream of the snapshot and the name of its node,
+// which is empty for those of the cluster.
+func (s *Snapshot) Streams(yield func(node string, stream manifest.Stream) bool) {
+	for i := range s.Manifest.Nodes {
+		for _, stream := range s.Manifest.Nodes[i].Streams {
+			if !yield(s.Manifest.Nodes[i].Name, stream) {
+				return
+			}
+		}
+	}
+	for _, stream := range s.Manifest.Streams {
+		if !yield("", stream) {
+			return
+		}
+	}
+}
+
+// Inventory reads the inventory of one of the snapshot's streams, and checks it
+// against its address and against what the manifest says of it.
+func (s *Snapshot) Inventory(ctx context.Context, stream manifest.Stream) ([]manifest.Entry, error) {
+	b, err := s.readInventory(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := manifest.DecodeInventory(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", stream.Inventory, ErrDamaged, err)
+	}
+	if err := checkSums(stream, entries); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", stream.Inventory, ErrDamaged, err)
+	}
+	return entries, nil
+}
+
+// readInventory reads an inventory's bytes and checks their size and address.
+func (s *Snapshot) readInventory(ctx context.Context, stream manifest.Stream) ([]byte, error) {
+	key, err := manifest.ParseObjectKey(stream.Inventory)
+	if err != nil {
+		return nil, fmt.Errorf("read inventory: %w", err)
+	}
+	if stream.InventorySize < 0 || stream.InventorySize > manifest.MaxInventory {
+		return nil, fmt.Errorf("read inventory: %s claims %d bytes, at most %d",
+			stream.Inventory, stream.InventorySize, manifest.MaxInventory)
+	}
+	b, err := store.ReadAll(ctx, s.st, stream.Inventory, stream.InventorySize)
+	if err != nil {
+		return nil, fmt.Errorf("read inventory: %w", err)
+	}
+	return b, checkObject(key, b, stream.InventorySize)
+}
+
+// checkObject holds an object's bytes against its key and its announced size.
+func checkObject(key manifest.ObjectKey, b []byte, size int64) error {
+	if int64(len(b)) != size {
+		return fmt.Errorf("%s: %w: %d bytes, want %d", key, ErrDamaged, len(b), size)
+	}
+	if got := chunker.HashOf(b); got != key.Hash {
+		return fmt.Errorf("%s: %w: its BLAKE3 is %s", key, ErrDamaged, got)
+	}
+	return nil
+}
+
+// checkSums holds a stream's entries against what the manifest says of them.
+func checkSums(want manifest.Stream, entries []manifest.Entry) error {
+	got := manifest.SumInventory(want.Stream, entries)
+	got.Inventory, got.InventorySize = want.Inventory, want.InventorySize
+	if got != want {
+		return fmt.Errorf("its chunks add up to %+v, from %d to %d; the manifest says %+v, from %d to %d",
+			got.Totals, got.First, got.Last, want.Totals, want.First, want.Last)
+	}
+	for _, e := range entries {
+		key, err := manifest.ParseObjectKey(e.Key)
+		if err != nil {
+			return err
+		}
+		if key.Ext != chunker.Ext(want.Stream) {
+			return fmt.Errorf("%s is no chunk of stream %s", e.Key, want.Stream)
+		}
+	}
+	return nil
+}
+
+// signers is what allowed_signers beside the manifest must hold.
+func (s *Snapshot) signers(b []byte) bool { return bytes.Equal(b, s.Key.Signers()) }
