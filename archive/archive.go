@@ -63,7 +63,7 @@ func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	deleted, err := a.deleted(ctx)
+	deleted, err := a.tombstones(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
@@ -105,8 +105,8 @@ func (a *Archive) committed(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// deleted lists the ids that have a tombstone.
-func (a *Archive) deleted(ctx context.Context) (map[string]bool, error) {
+// tombstones lists the ids that have a tombstone.
+func (a *Archive) tombstones(ctx context.Context) (map[string]bool, error) {
 	ids := map[string]bool{}
 	for info, err := range a.st.List(ctx, manifest.DeletedDir) {
 		if err != nil {
