@@ -1,0 +1,251 @@
+package packets
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A link is a network interface as the kernel describes it.
+type link struct {
+	index       int
+	name        string
+	description string
+	hatype      uint16
+	flags       uint32
+	guessed     bool // the interface was gone before it could be looked up
+}
+
+func (l link) up() bool { return l.flags&unix.IFF_UP != 0 }
+
+// A version is what a link was until a time: it was renamed then, or removed, or
+// is still that, with forever.
+type version struct {
+	link
+	until int64
+}
+
+// A table has the versions of each link, oldest first. It does not change.
+type table map[int][]version
+
+// at is the link with that index at a time, and until when.
+func (t table) at(index int, when int64) (version, bool) {
+	vs := t[index]
+	for _, v := range vs {
+		if when < v.until {
+			return v, true
+		}
+	}
+	if len(vs) == 0 {
+		return version{}, false
+	}
+	// The time may be from before what came next was noticed.
+	return vs[len(vs)-1], true
+}
+
+// present are the links that are there now, by index.
+func (t table) present() []link {
+	var out []link
+	for _, index := range slices.Sorted(maps.Keys(t)) {
+		if v := t[index][len(t[index])-1]; v.until == forever && !v.guessed {
+			out = append(out, v.link)
+		}
+	}
+	return out
+}
+
+const (
+	// keepVersions is how long after its end a version is of use: packets that
+	// were in the ring then have long been read.
+	keepVersions = int64(time.Minute)
+	// maxVersions of a link that changes all the time.
+	maxVersions = 8
+)
+
+// links follows the interfaces of a network namespace.
+type links struct {
+	log    *slog.Logger
+	now    func() int64
+	events int // netlink socket with the kernel's news
+	waiter *waiter
+
+	current atomic.Pointer[table]
+
+	mu       sync.Mutex
+	requests int            // netlink socket for questions
+	changed  func(t *table) // called with mu held after each change, when set
+}
+
+// openLinks reads which interfaces there are. News of changes are kept from
+// then on, and worked off by follow.
+func openLinks(log *slog.Logger, now func() int64) (_ *links, err error) {
+	l := &links{log: log, now: now, events: -1, requests: -1}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.waiter, err = newWaiter(); err != nil {
+		return nil, err
+	}
+	if l.events, err = openNetlink(unix.RTMGRP_LINK); err != nil {
+		return nil, err
+	}
+	if l.requests, err = openNetlink(0); err != nil {
+		return nil, err
+	}
+	l.current.Store(&table{})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l, l.reload()
+}
+
+func (l *links) table() *table { return l.current.Load() }
+
+// at is the link with that index at a time, and until when that holds. One that
+// is not known yet is looked up.
+func (l *links) at(index int, when int64) (link, int64) {
+	if v, ok := l.table().at(index, when); ok {
+		return v.link, v.until
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.reload(); err != nil {
+		l.log.Warn("cannot list network interfaces", "error", err)
+	}
+	v, ok := l.table().at(index, when)
+	if !ok {
+		// It came and went before we could ask for its name.
+		v = version{link{index: index, name: fmt.Sprintf("if%d", index), guessed: true}, forever}
+		l.update([]link{v.link}, nil)
+	}
+	return v.link, v.until
+}
+
+// follow works off news until stop is called.
+func (l *links) follow(done <-chan struct{}) error {
+	buf := make([]byte, 1<<16)
+	for {
+		select {
+		case <-done:
+			return nil
+		default:
+		}
+		if err := l.waiter.wait(l.events, time.Minute); err != nil {
+			return err
+		}
+		came, gone, err := readNews(l.events, buf)
+		l.mu.Lock()
+		if err != nil {
+			// News were lost; find out what they were.
+			l.log.Debug("reading all network interfaces anew", "error", err)
+			if err := l.reload(); err != nil {
+				l.log.Warn("cannot list network interfaces", "error", err)
+			}
+		} else {
+			for i := range came {
+				came[i].description = l.describe(came[i])
+			}
+			l.update(came, gone)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// reload asks for all links and takes those that are not among them for gone.
+// The caller holds mu.
+func (l *links) reload() error {
+	all, err := listLinks(l.requests)
+	if err != nil {
+		return err
+	}
+	there := map[int]bool{}
+	for i := range all {
+		all[i].description = l.describe(all[i])
+		there[all[i].index] = true
+	}
+	var gone []int
+	for _, old := range l.table().present() {
+		if !there[old.index] {
+			gone = append(gone, old.index)
+		}
+	}
+	l.update(all, gone)
+	return nil
+}
+
+// update puts a new table in place. The caller holds mu.
+func (l *links) update(came []link, gone []int) {
+	if len(came) == 0 && len(gone) == 0 {
+		return
+	}
+	now := l.now()
+	next := make(table, len(*l.table())+len(came))
+	for index, vs := range *l.table() {
+		vs = slices.DeleteFunc(slices.Clone(vs), func(v version) bool { return v.until < now-keepVersions })
+		if len(vs) > 0 {
+			next[index] = vs
+		}
+	}
+	for _, index := range gone {
+		if vs := next[index]; len(vs) > 0 {
+			last := &vs[len(vs)-1]
+			last.until = min(last.until, now)
+		}
+	}
+	for _, link := range came {
+		next.add(link, now)
+	}
+	l.current.Store(&next)
+	if l.changed != nil {
+		l.changed(&next)
+	}
+}
+
+// add makes link the newest version, unless it says nothing new.
+func (t table) add(l link, now int64) {
+	vs := t[l.index]
+	if n := len(vs); n > 0 {
+		last := &vs[n-1]
+		switch {
+		case last.guessed:
+			vs = vs[:n-1]
+		case last.until != forever:
+		case last.name == l.name && last.description == l.description && last.hatype == l.hatype:
+			last.flags = l.flags
+			return
+		default:
+			last.until = now
+		}
+	}
+	vs = append(vs, version{l, forever})
+	t[l.index] = vs[max(len(vs)-maxVersions, 0):]
+}
+
+// describe adds the driver to what netlink told of a link.
+func (l *links) describe(k link) string {
+	if k.description != "" || l.requests < 0 {
+		return k.description
+	}
+	return driver(l.requests, k.name)
+}
+
+func (l *links) stop() { l.waiter.wake() }
+
+func (l *links) close() {
+	if l.waiter != nil {
+		l.waiter.close()
+	}
+	for _, fd := range []int{l.events, l.requests} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	l.events, l.requests = -1, -1
+}

@@ -1,0 +1,114 @@
+// Package packets captures what passes a machine's network interfaces and hands
+// it, record by record, to a consumer (in practice a chunker.Cutter) a worker.
+//
+// A Capture opens one packet socket a worker for all interfaces of the network
+// namespace it is opened in. The kernel filters (Filter), spreads packets over
+// the workers by flow, and lays them into a ring of memory blocks that both
+// sides see. A worker walks the blocks, gives each frame its link layer back as
+// it was on the wire, and returns the block. No system call and no allocation is
+// made for a single packet.
+//
+// What always holds: a record carries the bytes, the time, the direction and the
+// interface that the kernel reported. Whatever could not be recorded is counted
+// and told to Config.OnDrops. Each packet is recorded once an interface it
+// passes: of the two copies that loopback delivers, the outgoing one is left
+// out.
+//
+// It is not for reading capture files (internal/capfile), nor does it decide
+// what to keep of the past (agent/ring). Capturing works on Linux; elsewhere New
+// returns an error.
+package packets
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+
+	"pcapsule/chunker"
+)
+
+// A Consumer takes the records of one worker. *chunker.Cutter is one. All its
+// methods are called from the worker's goroutine. An error from any of them ends
+// the capture.
+type Consumer interface {
+	// Interface numbers an interface; equal ones get the same number.
+	Interface(chunker.Interface) uint32
+	// Add takes a record, whose Data is only valid during the call. Records
+	// come nearly in order of time: what several CPUs deliver at once may be
+	// out of order by microseconds.
+	Add(*chunker.Record) error
+	// Tick is called a few times a second. Now is the time of day, or that of
+	// the newest record while the worker has records waiting to be added.
+	Tick(now int64) error
+	// Cut seals what was added so far.
+	Cut() error
+	// Drops tells that the kernel dropped n packets since it was last called.
+	Drops(n uint64)
+	// SetStored asks to store records without compressing them, which is
+	// faster, or to compress again.
+	SetStored(bool)
+	// Close seals what was added so far, at the end.
+	Close() error
+}
+
+// Config says what to capture and where it goes.
+type Config struct {
+	// Interfaces to capture on, by name; all when empty. They must exist when
+	// the capture is opened. One that goes is captured again when an interface
+	// of that name comes back.
+	Interfaces []string
+	// Workers is how many sockets and goroutines share the packets. 0 chooses
+	// by the number of CPUs.
+	Workers int
+	// RingSize is how many bytes of kernel memory hold packets that wait to be
+	// read, over all workers. 0 is DefaultRingSize.
+	RingSize int
+	// Exclude leaves out TCP packets from or to these addresses: the agent's
+	// own traffic with its hub, which would otherwise record itself. See Filter
+	// for what it looks through.
+	Exclude []netip.AddrPort
+	// NewConsumer makes the consumer of a worker.
+	NewConsumer func(worker int) Consumer
+
+	// OnDrops, when set, is told that the kernel dropped count packets, or that
+	// they could not be read, between from and to (nanoseconds since the Unix
+	// epoch). Workers call it concurrently.
+	OnDrops func(count uint64, from, to int64)
+	// OnClockStep, when set, is told that the time of day was set: it jumped by
+	// delta nanoseconds and is now at. Slewing, as NTP does it, is no step, nor
+	// is a machine that slept.
+	OnClockStep func(at, delta int64)
+
+	Logger *slog.Logger
+}
+
+// DefaultRingSize is 64 MiB: half a second of 1 Gbit/s, while the disk stalls.
+const DefaultRingSize = 64 << 20
+
+// Stats are counts since the capture was opened, and its present state.
+type Stats struct {
+	Packets   uint64 // handed to the consumers
+	Bytes     uint64 // of those packets, as recorded
+	Drops     uint64 // dropped by the kernel for want of room, or unreadable
+	Freezes   uint64 // times a ring was full
+	Truncated uint64 // packets longer than chunker.SnapLen, cut to it
+	Stored    uint64 // packets recorded without compression, as it had fallen behind
+	Behind    int    // workers that do without compression now
+	RingSize  int    // bytes, over all workers
+	Backlog   int    // bytes of blocks that are waiting to be read
+}
+
+// An Interface is one that is captured on.
+type Interface struct {
+	chunker.Interface
+	Index int
+	Up    bool
+	Speed uint64 // bits per second; 0 when unknown
+}
+
+// Errors that callers branch on.
+var (
+	ErrPermission  = errors.New("capturing needs root or CAP_NET_RAW: run with sudo, or once `setcap cap_net_raw,cap_net_admin+ep` on the program")
+	ErrNoInterface = errors.New("no such network interface")
+	ErrNotRunning  = errors.New("capture is not running")
+)
