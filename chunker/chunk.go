@@ -12,6 +12,7 @@ package chunker
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -19,10 +20,14 @@ import (
 
 // Limits of the format. FORMAT.md gives the reason for each.
 const (
-	SnapLen    = 262144   // of every interface description, and the longest packet a chunk holds
-	BlockSize  = 64 << 10 // raw bytes of one lz4 block, at most
-	TargetSize = 8 << 20  // stored bytes at which a chunk is cut
-	MaxSize    = 16 << 20 // stored bytes that no chunk exceeds
+	SnapLen       = 262144    // of every interface description, and the longest packet a chunk holds
+	BlockSize     = 64 << 10  // raw bytes of one lz4 block, at most
+	TargetSize    = 8 << 20   // stored bytes at which a chunk is cut
+	MaxSize       = 16 << 20  // stored bytes that no chunk exceeds
+	MaxRawSize    = 128 << 20 // bytes before compression that no chunk exceeds
+	MaxOptions    = 64 << 10  // encoded options of one packet
+	MaxEvent      = 4 << 20   // one event
+	MaxInterfaces = 1 << 16   // interfaces in one chunk
 )
 
 // Streams, as they stand in manifests.
@@ -45,6 +50,23 @@ func Ext(stream string) string {
 	}
 	return EventsExt
 }
+
+// ErrDamaged is wrapped by the error for everything that is not a valid chunk,
+// or not the one that was asked for.
+var ErrDamaged = errors.New("damaged chunk")
+
+// ErrFull says that a record does not fit into a chunk any more, and belongs
+// into the next.
+var ErrFull = errors.New("chunk is full")
+
+// ErrTooLong is wrapped by the error for a record that no chunk can hold: a
+// packet longer than SnapLen, options longer than MaxOptions, an event longer
+// than MaxEvent.
+var ErrTooLong = errors.New("longer than a chunk can hold")
+
+// ErrOrder is wrapped by the error for a record that is earlier than the one
+// before it.
+var ErrOrder = errors.New("records out of order")
 
 // A Hash is the BLAKE3-256 of an object's stored bytes: its address.
 type Hash [32]byte
