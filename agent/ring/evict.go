@@ -1,0 +1,135 @@
+package ring
+
+import (
+	"fmt"
+	"time"
+
+	"pcapsule/manifest"
+)
+
+// lookAhead is how many chunks ahead of the evicted ones the watermark on disk
+// is set, so that it is written once for several.
+const lookAhead = 8
+
+// futureSlack is how far in the future a chunk may lie before it is taken for
+// one that was recorded while the clock was wrong.
+const futureSlack = time.Minute
+
+// reserve makes n more bytes of a ring of at most limit the caller's, and evicts
+// what must go for that. ErrFull when pins hold too much.
+func (r *Ring) reserve(n, limit int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.used+n > limit {
+		if r.evict() == 0 {
+			return ErrFull
+		}
+	}
+	r.used += n
+	return nil
+}
+
+// release gives back n bytes.
+func (r *Ring) release(n int64) {
+	r.mu.Lock()
+	r.used -= n
+	r.mu.Unlock()
+}
+
+// withRoom does what needs at most n bytes of the file system, and when that is
+// full evicts as much and does it once more.
+func (r *Ring) withRoom(n int64, do func() error) error {
+	err := do()
+	if !noSpace(err) {
+		return err
+	}
+	r.mu.Lock()
+	for freed := int64(0); freed < n; {
+		f := r.evict()
+		if f == 0 {
+			break
+		}
+		freed += f
+	}
+	r.mu.Unlock()
+	if err = do(); noSpace(err) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}
+
+// evict removes the oldest chunk that no pin holds, and returns how many bytes
+// that freed; 0 when there is none. r.mu is held.
+func (r *Ring) evict() int64 {
+	for {
+		next := r.evictable()
+		if len(next) == 0 {
+			return 0
+		}
+		c := next[0]
+		if c.Last > r.opt.Now().Add(futureSlack).UnixNano() {
+			r.state.addGap(Gap{
+				Stream: c.Stream, Reason: manifest.GapEvicted, From: manifest.Nanos(c.First), To: manifest.Nanos(c.Last) + 1,
+				Count: c.Records, Detail: "recorded while the clock was ahead",
+			})
+		} else {
+			// The watermark is on disk before the chunk goes: a crash must not
+			// leave a time that looks recorded and empty.
+			if manifest.Nanos(c.Last) > r.state.Evicting[c.Stream] {
+				for _, n := range next {
+					raise(&r.state.Evicting, n.Stream, n.Last)
+				}
+				if err := r.write(r.encode()); err != nil && !noSpace(err) { // room is what this makes
+					r.opt.Logger.Warn("cannot save the ring's ledger", "err", err)
+				}
+			}
+			raise(&r.state.Evicted, c.Stream, c.Last)
+		}
+		r.dirty = true
+		if err := r.drop(c); err != nil {
+			r.opt.Logger.Warn("cannot remove a chunk from the ring", "err", err)
+			c.stuck = true
+			continue
+		}
+		return c.disk
+	}
+}
+
+// evictable lists the chunk that is to go next, and up to lookAhead after it.
+func (r *Ring) evictable() []*chunk {
+	now := r.opt.Now()
+	// What was recorded while the clock was ahead would otherwise stay for ever.
+	future := now.Add(futureSlack).UnixNano()
+	for i := len(r.sealed) - 1; i >= 0 && r.sealed[i].Last > future; i-- {
+		if c := r.sealed[i]; !c.stuck && !r.state.pinned(c.Meta, now) {
+			return []*chunk{c}
+		}
+	}
+	var next []*chunk
+	for _, c := range r.sealed {
+		if !c.stuck && !r.state.pinned(c.Meta, now) {
+			if next = append(next, c); len(next) > lookAhead {
+				break
+			}
+		}
+	}
+	return next
+}
+
+// drop removes a chunk's file and takes it off the list. r.mu is held.
+func (r *Ring) drop(c *chunk) error {
+	if err := r.disk.remove(r.path(c)); err != nil && !isNotExist(err) {
+		return err
+	}
+	r.unlist(c)
+	r.used -= c.disk
+	return nil
+}
+
+// raise sets a watermark of stream to at least t.
+func raise(marks *map[string]manifest.Nanos, stream string, t int64) {
+	if *marks == nil {
+		*marks = map[string]manifest.Nanos{}
+	}
+	(*marks)[stream] = max((*marks)[stream], manifest.Nanos(t))
+}

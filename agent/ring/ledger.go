@@ -1,0 +1,202 @@
+package ring
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"pcapsule/manifest"
+)
+
+// coalesce is how close gaps of one kind are to be kept as one.
+const coalesce = manifest.Nanos(time.Second)
+
+// Begin says that the capture of stream starts at at.
+func (r *Ring) Begin(stream string, at int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.begin(stream, manifest.Nanos(at))
+	r.changed()
+}
+
+// Flushed says that everything of stream until through is in the ring, and would
+// survive this process. It is cheap, and meant to be called at each tick.
+func (r *Ring) Flushed(stream string, through int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.extend(stream, manifest.Nanos(through))
+	r.changed()
+}
+
+// Step says that the node's clock was set: it jumped by delta nanoseconds and is
+// now at. The times between, skipped or lived through twice, become a gap.
+func (r *Ring) Step(stream string, at, delta int64) {
+	from, to := manifest.Nanos(at-delta), manifest.Nanos(at)
+	g := Gap{Stream: stream, Reason: manifest.GapClockStep, From: min(from, to), To: max(from, to), Detail: "forward", Count: uint64(delta)}
+	if delta < 0 {
+		g.Detail, g.Count = "backward", uint64(-delta)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.extend(stream, from)
+	r.state.begin(stream, to)
+	r.state.addGap(g)
+	r.changed()
+}
+
+// AddGap notes a gap. One like the last, with little time between, extends it.
+func (r *Ring) AddGap(g Gap) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.addGap(g)
+	r.changed()
+}
+
+// A Ledger says for a window what was recorded, and why what was not was not.
+type Ledger struct {
+	// Coverage are the times, in order, when capture ran and from which nothing
+	// was evicted. Gaps within them, by drops and the like, tell what is missing.
+	Coverage []manifest.Interval
+	Gaps     []Gap // in order of From
+}
+
+// Ledger tells what the ring has of stream in a window.
+func (r *Ring) Ledger(stream string, from, to int64) Ledger {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.ledger(stream, manifest.Interval{From: manifest.Nanos(from), To: manifest.Nanos(to)}, r.state.Evicted[stream])
+}
+
+// addGap appends a gap, or extends a like one.
+func (s *state) addGap(g Gap) {
+	g.To = max(g.To, g.From+1)
+	if g.Reason != manifest.GapClockStep { // whose count is no number of records
+		for i := len(s.Gaps) - 1; i >= max(0, len(s.Gaps)-16); i-- {
+			if o := &s.Gaps[i]; alike(*o, g) && g.From <= o.To+coalesce && o.From <= g.To+coalesce {
+				join(o, g)
+				return
+			}
+		}
+	}
+	s.Gaps = append(s.Gaps, g)
+	s.bound()
+}
+
+func alike(a, b Gap) bool {
+	return a.Stream == b.Stream && a.Reason == b.Reason && a.Interface == b.Interface && a.Detail == b.Detail
+}
+
+// join makes a one gap of a and b.
+func join(a *Gap, b Gap) {
+	a.From, a.To, a.Count = min(a.From, b.From), max(a.To, b.To), a.Count+b.Count
+}
+
+// mergeOldest makes n gaps fewer where it can, by joining the oldest of a kind
+// whatever lies between. Clock steps go first: they explain and count no loss.
+func mergeOldest(gaps []Gap, n int) []Gap {
+	out := gaps[:0]
+	for i, g := range gaps {
+		if n > 0 {
+			if g.Reason == manifest.GapClockStep && i < len(gaps)/2 {
+				n--
+				continue
+			}
+			if j := slices.IndexFunc(out, func(o Gap) bool { return alike(o, g) }); j >= 0 {
+				join(&out[j], g)
+				n--
+				continue
+			}
+		}
+		out = append(out, g)
+	}
+	return out
+}
+
+// ledger answers for a window, where evicted is the stream's watermark.
+func (s *state) ledger(stream string, window manifest.Interval, evicted manifest.Nanos) Ledger {
+	var ran, steps []manifest.Interval
+	for _, r := range s.Runs {
+		if r.Stream == stream {
+			ran = append(ran, manifest.Interval{From: r.From, To: r.To})
+		}
+	}
+	var l Ledger
+	for _, g := range s.Gaps {
+		if g.Stream != stream || g.To <= window.From || g.From >= window.To {
+			continue
+		}
+		if g.Reason == manifest.GapClockStep {
+			steps = append(steps, manifest.Interval{From: g.From, To: g.To})
+		} else { // counts stay those of the whole gap
+			g.From, g.To = max(g.From, window.From), min(g.To, window.To)
+		}
+		l.Gaps = append(l.Gaps, g)
+	}
+	all := []manifest.Interval{window}
+	gone := []manifest.Interval{}
+	if evicted > 0 {
+		gone = append(gone, manifest.Interval{From: min(window.From, evicted), To: evicted + 1})
+	}
+	recorded := intersect(union(ran), all)
+	l.Coverage = subtract(recorded, gone)
+	for _, i := range intersect(recorded, gone) {
+		l.Gaps = append(l.Gaps, Gap{Stream: stream, Reason: manifest.GapEvicted, From: i.From, To: i.To})
+	}
+	for _, i := range subtract(subtract(all, recorded), union(steps)) {
+		l.Gaps = append(l.Gaps, Gap{Stream: stream, Reason: manifest.GapNotRunning, From: i.From, To: i.To})
+	}
+	slices.SortStableFunc(l.Gaps, func(a, b Gap) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Reason, b.Reason))
+	})
+	return l
+}
+
+// union puts intervals in order and joins those that touch.
+func union(in []manifest.Interval) []manifest.Interval {
+	in = slices.Clone(in)
+	slices.SortFunc(in, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
+	out := in[:0]
+	for _, i := range in {
+		switch {
+		case i.From >= i.To:
+		case len(out) > 0 && i.From <= out[len(out)-1].To:
+			out[len(out)-1].To = max(out[len(out)-1].To, i.To)
+		default:
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// intersect is what two unions have in common.
+func intersect(a, b []manifest.Interval) []manifest.Interval {
+	var out []manifest.Interval
+	for _, x := range a {
+		for _, y := range b {
+			if i := (manifest.Interval{From: max(x.From, y.From), To: min(x.To, y.To)}); i.From < i.To {
+				out = append(out, i)
+			}
+		}
+	}
+	return out
+}
+
+// subtract is what union a has and union b has not.
+func subtract(a, b []manifest.Interval) []manifest.Interval {
+	var out []manifest.Interval
+	for _, x := range a {
+		for _, y := range b {
+			if y.To <= x.From || y.From >= x.To {
+				continue
+			}
+			if x.From < y.From {
+				out = append(out, manifest.Interval{From: x.From, To: y.From})
+			}
+			x.From = y.To
+		}
+		if x.From < x.To {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -1,0 +1,89 @@
+package ring
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"pcapsule/manifest"
+)
+
+// A Pinned is what Pin holds: the chunks, until Unpin or expiry, and what there
+// is to know of a stream's window, as it was when the pin was made.
+type Pinned struct {
+	Chunks []Chunk // of all streams, in order of First, Last and Hash
+
+	r       *Ring
+	window  manifest.Interval
+	evicted map[string]manifest.Nanos
+}
+
+// Ledger tells what the pinned chunks have of stream.
+func (p Pinned) Ledger(stream string) Ledger {
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	return p.r.state.ledger(stream, p.window, p.evicted[stream])
+}
+
+// Pin keeps the sealed chunks that overlap the half-open window for a session,
+// until it is unpinned or expires, over restarts too. To pin again for the same
+// session and window finds the same chunks again, and sets the expiry anew.
+func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, error) {
+	window := manifest.Interval{From: manifest.Nanos(from), To: manifest.Nanos(to)}
+	r.mu.Lock()
+	r.expire()
+	old, have := r.state.Pins[session]
+	if !have && len(r.state.Pins) >= maxPins {
+		r.mu.Unlock()
+		return Pinned{}, fmt.Errorf("pin chunks for %s: %d sessions have pins already", session, maxPins)
+	}
+	p := pin{Window: window, Expires: expires, Evicted: maps.Clone(r.state.Evicted)}
+	if have && old.Window == window {
+		p.Evicted = old.Evicted
+	}
+	if r.state.Pins == nil {
+		r.state.Pins = map[string]pin{}
+	}
+	r.state.Pins[session] = p
+	chunks := r.overlapping(from, to)
+	r.mu.Unlock()
+	if err := r.withRoom(4096, r.save); err != nil {
+		return Pinned{}, fmt.Errorf("pin chunks for %s: %w", session, err)
+	}
+	return Pinned{chunks, r, window, p.Evicted}, nil
+}
+
+// Unpin lets a session's chunks go. A session without a pin is no error.
+func (r *Ring) Unpin(session string) error {
+	r.mu.Lock()
+	_, ok := r.state.Pins[session]
+	delete(r.state.Pins, session)
+	r.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	if err := r.save(); err != nil {
+		return fmt.Errorf("unpin chunks of %s: %w", session, err) // until saved, a restart brings the pin back
+	}
+	return nil
+}
+
+// Pins lists the sessions with pins, in order.
+func (r *Ring) Pins() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expire()
+	return slices.Sorted(maps.Keys(r.state.Pins))
+}
+
+// expire forgets the pins whose time is over; r.mu is held.
+func (r *Ring) expire() {
+	now := r.opt.Now()
+	for session, p := range r.state.Pins {
+		if !now.Before(p.Expires) {
+			delete(r.state.Pins, session)
+			r.changed()
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package ring
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+)
+
+const (
+	stateFormat  = "pcapsule.ring"
+	stateVersion = 1
+	maxState     = 16 << 20 // bytes of state.json
+)
+
+// Limits that keep the state small. What goes beyond is merged, so that a count
+// is never lost, or else becomes a time that was not recorded.
+const (
+	maxGaps = 4096
+	maxRuns = 1024
+	maxPins = 256
+)
+
+// state is what the ring remembers beside its chunks: state.json. Times are the
+// node's.
+type state struct {
+	Format   string                    `json:"format"`
+	Version  int                       `json:"version"`
+	Runs     []run                     `json:"runs"`     // when capture ran; of each stream in order of time of recording
+	Gaps     []Gap                     `json:"gaps"`     // in order of time of recording
+	Evicted  map[string]manifest.Nanos `json:"evicted"`  // by stream: the last time of what was evicted
+	Evicting map[string]manifest.Nanos `json:"evicting"` // what Evicted may have become when the process died
+	Pins     map[string]pin            `json:"pins"`     // by session
+}
+
+// run is a time during which a stream was captured: From until To, everything
+// is in the ring, or was, but for the gaps.
+type run struct {
+	Stream string         `json:"stream"`
+	From   manifest.Nanos `json:"from"`
+	To     manifest.Nanos `json:"to"`
+}
+
+// pin holds the chunks of all streams that overlap a window.
+type pin struct {
+	Window  manifest.Interval         `json:"window"`
+	Expires time.Time                 `json:"expires"`
+	Evicted map[string]manifest.Nanos `json:"evicted"` // as it was when the pin was made: later evictions spare the window
+}
+
+// decodeState reads state.json and checks that it makes sense.
+func decodeState(b []byte) (state, error) {
+	var s state
+	d := json.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(&s); err != nil {
+		return state{}, fmt.Errorf("read ledger: %w", err)
+	}
+	if s.Format != stateFormat || s.Version != stateVersion {
+		return state{}, fmt.Errorf("ledger has format %.40q, version %d: want %q, version %d", s.Format, s.Version, stateFormat, stateVersion)
+	}
+	if len(s.Gaps) > 2*maxGaps || len(s.Runs) > 2*maxRuns || len(s.Pins) > 2*maxPins {
+		return state{}, fmt.Errorf("ledger has %d gaps, %d runs, %d pins: more than were ever written", len(s.Gaps), len(s.Runs), len(s.Pins))
+	}
+	for _, r := range s.Runs {
+		if err := checkStream(r.Stream); err != nil || r.To < r.From {
+			return state{}, fmt.Errorf("ledger has a run of %.40q from %d to %d", r.Stream, r.From, r.To)
+		}
+	}
+	for _, g := range s.Gaps {
+		if err := checkStream(g.Stream); err != nil || g.To < g.From {
+			return state{}, fmt.Errorf("ledger has a gap of %.40q from %d to %d", g.Stream, g.From, g.To)
+		}
+	}
+	return s, nil
+}
+
+// evictionDone says that nothing is being evicted.
+func (s *state) evictionDone() { s.Evicting = nil }
+
+// pinned tells whether a pin that holds at now covers a chunk.
+func (s *state) pinned(m chunker.Meta, now time.Time) bool {
+	for _, p := range s.Pins {
+		if p.Window.From <= manifest.Nanos(m.Last) && manifest.Nanos(m.First) < p.Window.To && now.Before(p.Expires) {
+			return true
+		}
+	}
+	return false
+}
+
+// oldest is the time from which on nothing was evicted; 0 when nothing was ever
+// captured.
+func (s *state) oldest() int64 {
+	var t manifest.Nanos
+	for i, r := range s.Runs {
+		if i == 0 || r.From < t {
+			t = r.From
+		}
+	}
+	for _, e := range s.Evicted {
+		t = max(t, e+1)
+	}
+	return int64(t)
+}
+
+// begin opens a run of stream.
+func (s *state) begin(stream string, at manifest.Nanos) {
+	s.Runs = append(s.Runs, run{stream, at, at})
+	s.bound()
+}
+
+// extend moves the end of the stream's run.
+func (s *state) extend(stream string, through manifest.Nanos) {
+	for i := len(s.Runs) - 1; i >= 0; i-- {
+		if r := &s.Runs[i]; r.Stream == stream {
+			r.To = max(r.To, through)
+			return
+		}
+	}
+}
+
+// bound forgets what nobody can ask for any more, when the state grows too
+// large. Runs that must go although they are not that old become times that were
+// not recorded.
+func (s *state) bound() {
+	if len(s.Runs) > maxRuns {
+		s.Runs = slices.DeleteFunc(s.Runs, func(r run) bool { return r.To <= s.past(r.Stream) })
+		s.Runs = slices.Delete(s.Runs, 0, max(0, len(s.Runs)-maxRuns))
+	}
+	if len(s.Gaps) > maxGaps {
+		s.Gaps = slices.DeleteFunc(s.Gaps, func(g Gap) bool { return g.To <= s.past(g.Stream) })
+		if len(s.Gaps) > maxGaps {
+			s.Gaps = mergeOldest(s.Gaps, len(s.Gaps)-maxGaps/2)
+		}
+	}
+}
+
+// past is the time before which a stream has nothing in the ring, nor pinned.
+func (s *state) past(stream string) manifest.Nanos {
+	t := s.Evicted[stream]
+	for _, p := range s.Pins {
+		t = min(t, p.Window.From)
+	}
+	return t
+}
+
+// encode is the present state, as it will stand on disk, and its number; r.mu is
+// held.
+func (r *Ring) encode() ([]byte, uint64) {
+	r.state.Format, r.state.Version = stateFormat, stateVersion
+	b, err := json.MarshalIndent(&r.state, "", " ")
+	if err != nil {
+		panic(err) // only times and strings
+	}
+	r.seq++
+	r.dirty = false
+	r.saved = r.opt.Now()
+	return append(b, '\n'), r.seq
+}
+
+// write puts an encoded state on disk, unless a later one is there already.
+func (r *Ring) write(b []byte, seq uint64) error {
+	r.saveMu.Lock()
+	defer r.saveMu.Unlock()
+	if seq <= r.savedSeq {
+		return nil
+	}
+	if err := r.disk.replace(filepath.Join(r.dir, "state.json"), b); err != nil {
+		return fmt.Errorf("save ledger: %w", err)
+	}
+	r.savedSeq = seq
+	return nil
+}
+
+// save makes the present state durable.
+func (r *Ring) save() error {
+	r.mu.Lock()
+	b, seq := r.encode()
+	r.mu.Unlock()
+	err := r.write(b, seq)
+	if err != nil {
+		r.mu.Lock()
+		r.dirty = true
+		r.mu.Unlock()
+	}
+	return err
+}
