@@ -1,0 +1,48 @@
+# make demo   builds pcapsule and runs the main job on real traffic, in network namespaces of its own
+# make test   every test, race detector on, and the linter; installs what it needs (scripts/deps.sh)
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+GO      ?= go
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+
+export CGO_ENABLED ?= 0
+
+.PHONY: all build demo test lint cross bench fuzz clean
+
+all: build
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/pcapsule ./cmd/pcapsule
+
+demo: build
+	scripts/deps.sh demo
+	$(GO) run ./scripts/demo bin/pcapsule
+
+test: build lint cross
+	scripts/deps.sh test
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+lint:
+	$(GO) vet ./...
+	"$$(tools/build.sh golangci-lint)" run ./...
+
+# The client commands run where the users sit; agents run on both architectures.
+cross:
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/pcapsule
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/pcapsule
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/pcapsule
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	GOOS=windows GOARCH=amd64 $(GO) vet ./...
+
+# Side by side with mergecap, dumpcap, tcpdump and netsniff-ng; writes bench/RESULTS.md.
+bench: build
+	scripts/deps.sh bench
+	$(GO) run ./bench
+
+# Every fuzzer for a while, one after the other.
+FUZZTIME ?= 30s
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+clean:
+	rm -rf bin bench/work

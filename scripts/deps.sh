@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that `make $1` needs, or says which are missing.
+set -euo pipefail
+
+declare -A package=(
+  [ip]=iproute2 [unshare]=util-linux
+  [tshark]=tshark [capinfos]=tshark [mergecap]=tshark [dumpcap]=wireshark-common
+  [tcpdump]=tcpdump [lz4]=lz4 [b3sum]=b3sum [zstd]=zstd [rclone]=rclone
+  [ssh-keygen]=openssh-client [gcc]=gcc [netsniff-ng]=netsniff-ng
+)
+case "${1:-}" in
+  demo)  need=(ip) ;;
+  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd rclone ssh-keygen gcc) ;;
+  bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4) ;;
+  *) echo "usage: scripts/deps.sh demo|test|bench" >&2; exit 2 ;;
+esac
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=()
+for tool in "${need[@]}"; do
+  command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing ${missing[*]}" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+  exit 0
+fi
+echo "make $1 needs tools that are not here; on Debian and Ubuntu: sudo apt-get install ${missing[*]}" >&2
+exit 1
