@@ -1,0 +1,52 @@
+package archive
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"pcapsule/manifest"
+)
+
+const (
+	tombstoneFormat  = "pcapsule.tombstone"
+	tombstoneVersion = 1
+	maxTombstone     = 16 << 10
+)
+
+// A tombstone is the object deleted/<id>. It is the presence of the key that
+// counts, whatever is in it. It is never taken away, and the id never used again.
+type tombstone struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	By      string `json:"by"` // who deleted the snapshot
+}
+
+// Delete ends the life of snapshot id, for good. Its name is free at once; what
+// no other snapshot holds of it goes with the next sweep. Deleting it again is no
+// error. ErrNotFound says that id is no snapshot.
+func (a *Archive) Delete(ctx context.Context, id, by string) error {
+	o, err := a.Outcome(ctx, id)
+	if err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
+	switch o.State {
+	case Deleted:
+		return nil
+	case Undecided:
+		return fmt.Errorf("delete snapshot %s: %w yet: it is still being made", id, ErrNotFound)
+	case Committed:
+	default:
+		return fmt.Errorf("delete snapshot %s: %w", id, ErrNotFound)
+	}
+	b, err := json.MarshalIndent(tombstone{tombstoneFormat, tombstoneVersion, id, manifest.Clean(by)}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
+	// Whatever is there, be it another's: the snapshot is deleted.
+	if _, err := a.putOnce(ctx, manifest.TombstonePath(id), append(b, '\n'), maxTombstone); err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"sync"
+
+	"github.com/zeebo/blake3"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// held is the set of keys that living snapshots hold. It keeps 64 bits of each:
+// should two keys ever share them, one that nobody holds stays.
+type held struct {
+	a    *Archive
+	seed maphash.Seed
+
+	mu          sync.Mutex
+	keys        map[uint64]struct{}
+	ids         map[string]bool // snapshots taken in, void markers seen
+	voids       map[string]bool // of them, void markers
+	inventories map[string]bool // taken in, whole
+}
+
+func newHeld(a *Archive) *held {
+	return &held{
+		a: a, seed: maphash.MakeSeed(), keys: map[uint64]struct{}{},
+		ids: map[string]bool{}, voids: map[string]bool{}, inventories: map[string]bool{},
+	}
+}
+
+func (h *held) add(key string) {
+	f := maphash.String(h.seed, key)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keys[f] = struct{}{}
+}
+
+// has tells whether a living snapshot holds key. In doubt it does.
+func (h *held) has(key string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.keys[maphash.String(h.seed, key)]
+	return ok
+}
+
+// refresh takes in the snapshots that are new since it was last called. It fails
+// when it cannot tell what one of them holds.
+func (h *held) refresh(ctx context.Context) error {
+	all, err := h.a.survey(ctx)
+	if err != nil {
+		return err
+	}
+	if all.stray != "" {
+		return fmt.Errorf("%s is not where a snapshot can be: %w: move it out of the store", all.stray, ErrDamaged)
+	}
+	for _, id := range all.headless {
+		// A session puts the signature before the manifest. Without a session
+		// somebody took the manifest away, or has yet to copy it.
+		o, err := h.a.Outcome(ctx, id)
+		if err != nil {
+			return err
+		}
+		if o.State == Unknown {
+			return fmt.Errorf("cannot tell what snapshot %s holds: %w: there is a signature and no manifest: copy the manifest, or move the folder %s out of the store",
+				id, ErrDamaged, manifest.SnapshotsDir+id)
+		}
+	}
+	var ids []string
+	for _, id := range all.ids {
+		if !h.ids[id] {
+			ids = append(ids, id)
+		}
+	}
+	return h.a.each(ctx, len(ids), func(ctx context.Context, i int) error { return h.take(ctx, ids[i]) })
+}
+
+// take takes in one snapshot.
+func (h *held) take(ctx context.Context, id string) error {
+	void, err := h.read(ctx, id)
+	if err != nil {
+		// It may have been deleted, and swept by another, while it was read.
+		dead, derr := h.a.deleted(ctx, id)
+		if derr != nil {
+			return derr
+		}
+		if !dead {
+			return fmt.Errorf("cannot tell what snapshot %s holds: %w (if it is beyond repair, delete it)", id, err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ids[id] = true
+	if void {
+		h.voids[id] = true
+	}
+	return nil
+}
+
+func (h *held) read(ctx context.Context, id string) (void bool, err error) {
+	b, err := store.ReadAll(ctx, h.a.st, manifest.ManifestPath(id), manifest.MaxManifest)
+	if err != nil {
+		return false, err
+	}
+	if v, _ := readVerdict(b, id); v.void {
+		return true, nil
+	}
+	m, err := manifest.Decode(b)
+	if err != nil {
+		return false, err
+	}
+	streams := m.Streams
+	for _, n := range m.Nodes {
+		streams = append(streams, n.Streams...)
+	}
+	for _, s := range streams {
+		if err := h.inventory(ctx, s); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// inventory takes in an inventory and what it names, unless that was done.
+func (h *held) inventory(ctx context.Context, s manifest.Stream) error {
+	h.mu.Lock()
+	done := h.inventories[s.Inventory]
+	h.mu.Unlock()
+	if done {
+		return nil
+	}
+	h.add(s.Inventory)
+	err := h.a.readInventory(ctx, s.Inventory, s.InventorySize, func(e manifest.Entry) error {
+		h.add(e.Key)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.inventories[s.Inventory] = true
+	return nil
+}
+
+// readInventory calls f for each entry of an inventory of the given key and size.
+// That the bytes have the key's hash is known only when it returns nil.
+func (a *Archive) readInventory(ctx context.Context, key string, size int64, f func(manifest.Entry) error) error {
+	k, err := manifest.ParseObjectKey(key)
+	if err != nil {
+		return err
+	}
+	body, err := a.st.Get(ctx, key, 0, size+1)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	defer body.Close()
+	sum := blake3.New()
+	r := manifest.NewInventoryReader(io.TeeReader(io.LimitReader(body, size+1), sum))
+	for {
+		e, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
+		}
+		if err := f(e); err != nil {
+			return err
+		}
+	}
+	if chunker.Hash(sum.Sum(nil)) != k.Hash {
+		return fmt.Errorf("read %s: %w: its bytes do not have its hash", key, ErrDamaged)
+	}
+	return nil
+}

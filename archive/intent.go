@@ -1,0 +1,150 @@
+package archive
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// Kinds of sessions.
+const (
+	KindHub    = "hub"
+	KindImport = "import"
+)
+
+// An Intent announces a session. It is in the store before the session reads
+// anything that its safety rests on, and goes when the session has ended.
+type Intent struct {
+	ID       string          `json:"id"` // Begin makes one when it is empty
+	Name     string          `json:"name"`
+	Kind     string          `json:"kind"`
+	Owner    string          `json:"owner"` // who runs the session, for people and for TakeOver
+	Created  time.Time       `json:"created"`
+	Deadline time.Time       `json:"deadline"`          // from then on a sweep may void the session
+	Request  json.RawMessage `json:"request,omitempty"` // what a successor needs to carry on
+}
+
+const (
+	intentFormat  = "pcapsule.intent"
+	intentVersion = 1
+	maxIntent     = 1 << 20
+
+	// damagedDeadline is the deadline of an intent that cannot be read, counted
+	// from when it was stored.
+	damagedDeadline = 24 * time.Hour
+)
+
+// storedIntent is the object intents/<id>.
+type storedIntent struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+	Intent
+	Token string `json:"token"` // random: tells two processes apart that begin the same id
+}
+
+func (in Intent) validate() error {
+	if err := manifest.CheckID(in.ID); err != nil {
+		return err
+	}
+	if err := manifest.CheckName(in.Name); err != nil {
+		return err
+	}
+	switch {
+	case in.Kind == "":
+		return errors.New("intent has no kind")
+	case in.Created.IsZero() || !in.Deadline.After(in.Created):
+		return errors.New("intent has no deadline after its creation: sweeps would wait for it for ever")
+	}
+	return nil
+}
+
+func (in Intent) encode(token string) ([]byte, error) {
+	if err := in.validate(); err != nil {
+		return nil, fmt.Errorf("encode intent: %w", err)
+	}
+	b, err := json.MarshalIndent(storedIntent{intentFormat, intentVersion, in, token}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode intent: %w", err)
+	}
+	if len(b) >= maxIntent {
+		return nil, fmt.Errorf("encode intent: %d bytes, at most %d", len(b), maxIntent)
+	}
+	return append(b, '\n'), nil
+}
+
+// decodeIntent reads the intent of session id. One that cannot be read is still
+// an intent: it has an id, and a deadline.
+func decodeIntent(b []byte, id string, stored time.Time) Intent {
+	var s storedIntent
+	err := json.Unmarshal(b, &s)
+	if err != nil || s.Format != intentFormat || s.ID != id || s.validate() != nil {
+		return Intent{ID: id, Created: stored, Deadline: stored.Add(damagedDeadline)}
+	}
+	return s.Intent
+}
+
+// An Attempt is a session as the store shows it.
+type Attempt struct {
+	Intent
+	Outcome Outcome
+}
+
+// Intents lists the sessions whose intents are in the store, by id, which is in
+// order of creation. Those that have ended are among them until a sweep, or
+// their successor, takes the intent away.
+func (a *Archive) Intents(ctx context.Context) ([]Attempt, error) {
+	all, _, err := a.attempts(ctx)
+	return all, err
+}
+
+// attempts is Intents; stray is a key among the intents that is none.
+func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, err error) {
+	for info, err := range a.st.List(ctx, manifest.IntentsDir) {
+		if err != nil {
+			return nil, "", fmt.Errorf("list intents: %w", err)
+		}
+		id := strings.TrimPrefix(info.Key, manifest.IntentsDir)
+		if manifest.CheckID(id) != nil {
+			stray = info.Key
+			continue
+		}
+		all = append(all, Attempt{Intent: Intent{ID: id, Created: info.Modified}})
+	}
+	known := make([]bool, len(all))
+	err = a.each(ctx, len(all), func(ctx context.Context, i int) error {
+		t := &all[i]
+		b, err := store.ReadAll(ctx, a.st, manifest.IntentPath(t.ID), maxIntent)
+		if errors.Is(err, store.ErrNotExist) {
+			return nil // taken away since, so the session has ended
+		}
+		if err != nil {
+			return fmt.Errorf("read intent of session %s: %w", t.ID, err)
+		}
+		t.Intent, known[i] = decodeIntent(b, t.ID, t.Created), true
+		t.Outcome, err = a.outcome(ctx, t.ID, true)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	n := 0
+	for i, t := range all {
+		if known[i] {
+			all[n] = t
+			n++
+		}
+	}
+	return all[:n], stray, nil
+}
+
+// dropIntent takes away the intent of a session that has ended. That is
+// housekeeping: what fails is done by the next sweep.
+func (a *Archive) dropIntent(ctx context.Context, id string) {
+	_ = a.st.Delete(ctx, manifest.IntentPath(id))
+}

@@ -1,0 +1,328 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// A Session is one attempt at creating a snapshot. Only the process that began
+// it commits it. Its methods may be called concurrently.
+type Session struct {
+	Intent Intent // as it was stored; not to be changed
+
+	a         *Archive
+	condemned uint64 // number of the last condemned list read after the intent was put
+
+	mu       sync.Mutex // guards the objects that Commit writes; set once
+	manifest []byte
+	sig      []byte
+	signers  []byte
+}
+
+// graceful is how long giveUp tries.
+const graceful = 10 * time.Second
+
+// Begin starts a session. The intent needs a name, a kind and a deadline.
+//
+// Of two sessions that begin with one name at the same time both may fail with
+// ErrNameTaken; never do both go on. With an id of the caller's choice, Begin
+// fails with ErrDecided when that session has ended, or is another process's.
+//
+// After any other error there may be a session that nobody has. It ends at its
+// deadline.
+func (a *Archive) Begin(ctx context.Context, in Intent) (*Session, error) {
+	s, err := a.announce(ctx, in)
+	if s == nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
+	if err == nil {
+		err = s.enter(ctx)
+	}
+	if err != nil {
+		err = fmt.Errorf("begin session %s: %w", s.Intent.ID, err)
+		s.giveUp(ctx, err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// announce puts the intent. It returns a session also when it cannot tell whether
+// the intent is there, or will be, along with the error.
+func (a *Archive) announce(ctx context.Context, in Intent) (*Session, error) {
+	if in.ID == "" {
+		id, err := manifest.NewID(in.Created, a.proto.random())
+		if err != nil {
+			return nil, err
+		}
+		in.ID = id
+	}
+	var token [16]byte
+	if _, err := io.ReadFull(a.proto.random(), token[:]); err != nil {
+		return nil, fmt.Errorf("make a token: %w", err)
+	}
+	b, err := in.encode(hex.EncodeToString(token[:]))
+	if err != nil {
+		return nil, err
+	}
+	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)
+	if err != nil {
+		return &Session{Intent: in, a: a}, fmt.Errorf("put intent: %w", err)
+	}
+	if !bytes.Equal(there, b) {
+		return nil, fmt.Errorf("session %s: %w", in.ID, ErrDecided)
+	}
+	return &Session{Intent: in, a: a}, nil
+}
+
+// enter is what a session reads once its intent is there. The order is what
+// keeps the archive safe: PROTOCOL.md.
+func (s *Session) enter(ctx context.Context) error {
+	o, err := s.a.outcome(ctx, s.Intent.ID, true)
+	if err != nil {
+		return err
+	}
+	if o.State != Undecided {
+		return fmt.Errorf("%w: it is %s", ErrDecided, o.State)
+	}
+	if err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID); err != nil {
+		return err
+	}
+	s.condemned, err = s.a.readCondemned(ctx)
+	return err
+}
+
+// giveUp ends a session that could not begin, if the store lets it, even when ctx
+// is over. What it cannot do a sweep does after the deadline.
+func (s *Session) giveUp(ctx context.Context, why error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceful)
+	defer cancel()
+	_, _ = s.a.end(ctx, s.Intent.ID, why.Error())
+}
+
+// end voids a session and drops its intent, unless that has to lead TakeOver to
+// a successor.
+func (a *Archive) end(ctx context.Context, id, reason string) (Outcome, error) {
+	o, err := a.Void(ctx, id, "", reason)
+	if err == nil && o.Successor == "" {
+		a.dropIntent(ctx, id)
+	}
+	return o, err
+}
+
+// maxPlaceTries bounds how many damaged generations Place steps over.
+const maxPlaceTries = 4
+
+// Place tells under which key this session holds the object of the given kind,
+// extension, hash and size, and whether it is there. When it is not, it has to be
+// put before Commit, by Put or through a grant. It asks the store one question.
+//
+// The key is one that no condemned list names that was there when the session
+// began: the lowest generation above all of them. What lies there with another
+// size is damaged; the session steps over it and stores the bytes again.
+func (s *Session) Place(ctx context.Context, kind string, hash chunker.Hash, ext string, size int64) (key string, have bool, err error) {
+	k := manifest.ObjectKey{Kind: kind, Hash: hash, Ext: ext}
+	if _, err := manifest.ParseObjectKey(k.String()); err != nil {
+		return "", false, fmt.Errorf("place object: %w", err)
+	}
+	k.Generation = s.a.proto.condemned.fresh(k, s.condemned)
+	var found int64
+	for range maxPlaceTries {
+		key := k.String()
+		info, err := s.a.st.Stat(ctx, key)
+		switch {
+		case errors.Is(err, store.ErrNotExist):
+			return key, false, nil
+		case err != nil:
+			return "", false, fmt.Errorf("place %s: %w", key, err)
+		case info.Size == size:
+			return key, true, nil
+		}
+		found = info.Size
+		k.Generation++
+	}
+	return "", false, fmt.Errorf("place %s: %w: %d bytes instead of %d: run verify", k, ErrDamaged, found, size)
+}
+
+// Usable tells whether this session may hold key: it names an object of content,
+// and none that is condemned. Keys that Place gave are usable.
+func (s *Session) Usable(key string) error {
+	k, err := manifest.ParseObjectKey(key)
+	if err != nil {
+		return err
+	}
+	if s.a.proto.condemned.holds(k, s.condemned) {
+		return fmt.Errorf("%s is condemned: a sweep may delete it at any time", key)
+	}
+	return nil
+}
+
+// Put stores a small object under a key that Place gave. It may be called again
+// after an error.
+func (s *Session) Put(ctx context.Context, key string, body store.Body) error {
+	if err := s.Usable(key); err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	var err error
+	for range putTries {
+		if err = s.a.st.Put(ctx, key, body); err == nil {
+			return nil
+		}
+		info, serr := s.a.st.Stat(ctx, key)
+		switch {
+		case serr == nil && info.Size == body.Size:
+			return nil
+		case serr == nil:
+			return fmt.Errorf("put %s: %w: %d bytes instead of %d", key, ErrDamaged, info.Size, body.Size)
+		case !errors.Is(serr, store.ErrNotExist) || refused(err):
+			return fmt.Errorf("put %s: %w", key, err)
+		}
+	}
+	return fmt.Errorf("put %s: %w", key, err)
+}
+
+// Check makes sure of one stream before Commit: its inventory is in the store,
+// has its hash and the stream's sums, and every chunk that it names is usable and
+// there with its size. The error names the first chunk that is not.
+func (s *Session) Check(ctx context.Context, stream manifest.Stream) error {
+	if err := s.Usable(stream.Inventory); err != nil {
+		return fmt.Errorf("check stream %s: %w", stream.Stream, err)
+	}
+	var entries []manifest.Entry
+	err := s.a.readInventory(ctx, stream.Inventory, stream.InventorySize, func(e manifest.Entry) error {
+		entries = append(entries, e)
+		return s.Usable(e.Key)
+	})
+	if err != nil {
+		return fmt.Errorf("check stream %s: %w", stream.Stream, err)
+	}
+	sum := manifest.SumInventory(stream.Stream, entries)
+	sum.Inventory, sum.InventorySize = stream.Inventory, stream.InventorySize
+	if sum != stream {
+		return fmt.Errorf("check stream %s: %s adds up to %+v, not to %+v", stream.Stream, stream.Inventory, sum, stream)
+	}
+	err = s.a.each(ctx, len(entries), func(ctx context.Context, i int) error {
+		info, err := s.a.st.Stat(ctx, entries[i].Key)
+		if err == nil && info.Size != entries[i].Size {
+			err = fmt.Errorf("%s: %w: %d bytes instead of %d", entries[i].Key, ErrDamaged, info.Size, entries[i].Size)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("check stream %s: %w", stream.Stream, err)
+	}
+	return nil
+}
+
+// Commit signs m and makes it the session's outcome. All that m holds has to be
+// in the store, under keys that Place gave.
+//
+// When it returns nil the snapshot is there, for good. A *VoidedError says that
+// somebody else ended the session. With ErrUndecided the store's answers do not
+// tell: Commit may be called again, with the same manifest, or Outcome asked.
+func (s *Session) Commit(ctx context.Context, m *manifest.Manifest, key *manifest.Signer) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.seal(m, key); err != nil {
+		return fmt.Errorf("commit session %s: %w", s.Intent.ID, err)
+	}
+	if err := s.commit(ctx); err != nil {
+		return fmt.Errorf("commit session %s: %w", s.Intent.ID, err)
+	}
+	s.a.dropIntent(ctx, s.Intent.ID)
+	return nil
+}
+
+// seal fixes the bytes that this session commits. A second Commit has to bring
+// the same manifest: the signature of the first is in the store.
+func (s *Session) seal(m *manifest.Manifest, key *manifest.Signer) error {
+	if m.ID != s.Intent.ID || m.Name != s.Intent.Name {
+		return fmt.Errorf("manifest is of %s %q, the session is %s %q", m.ID, m.Name, s.Intent.ID, s.Intent.Name)
+	}
+	for _, node := range append([]manifest.Node{{Streams: m.Streams}}, m.Nodes...) {
+		for _, stream := range node.Streams {
+			if err := s.Usable(stream.Inventory); err != nil {
+				return err
+			}
+		}
+	}
+	b, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	if s.manifest != nil {
+		if !bytes.Equal(s.manifest, b) {
+			return errors.New("it has begun to commit another manifest: abort it and begin a new session")
+		}
+		return nil
+	}
+	sig, err := key.Sign(b)
+	if err != nil {
+		return err
+	}
+	s.manifest, s.sig, s.signers = b, sig, key.Public().Signers()
+	return nil
+}
+
+func (s *Session) commit(ctx context.Context) error {
+	id := s.Intent.ID
+	// First what makes the manifest complete. Only this process writes here
+	// before the outcome is decided, so what else is there tells that it is.
+	for _, o := range []struct {
+		key  string
+		body []byte
+	}{
+		{manifest.SignaturePath(id), s.sig},
+		{manifest.SignersPath(id), s.signers},
+	} {
+		there, err := s.a.putOnce(ctx, o.key, o.body, manifest.MaxSignature)
+		if err != nil {
+			return fmt.Errorf("put %s: %w: %w", o.key, ErrUndecided, err)
+		}
+		if !bytes.Equal(there, o.body) {
+			return fmt.Errorf("%s is another's: %w", o.key, ErrDecided)
+		}
+	}
+	key := manifest.ManifestPath(id)
+	there, err := s.a.putOnce(ctx, key, s.manifest, manifest.MaxManifest)
+	if err != nil {
+		return fmt.Errorf("put %s: %w: commit again, or ask for its outcome: %w", key, ErrUndecided, err)
+	}
+	if bytes.Equal(there, s.manifest) {
+		s.a.remember(id, verdict{name: s.Intent.Name})
+		return nil
+	}
+	v, _ := readVerdict(there, id)
+	if !v.void {
+		return fmt.Errorf("%s is another's: %w", key, ErrDecided)
+	}
+	if v.successor == "" {
+		s.a.dropIntent(ctx, id)
+	}
+	return &VoidedError{ID: id, Successor: v.successor, Reason: v.reason}
+}
+
+// Abort ends the session without a snapshot. When it turns out to be committed
+// already, by a Commit whose answer was lost, the error is ErrDecided.
+func (s *Session) Abort(ctx context.Context) error { return s.Fail(ctx, "aborted") }
+
+// Fail is Abort with a reason, for the people who wait for the session.
+func (s *Session) Fail(ctx context.Context, reason string) error {
+	o, err := s.a.end(ctx, s.Intent.ID, reason)
+	if err != nil {
+		return err
+	}
+	if o.State != Voided {
+		return fmt.Errorf("abort session %s: %w: it is %s", s.Intent.ID, ErrDecided, o.State)
+	}
+	return nil
+}

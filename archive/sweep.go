@@ -1,0 +1,288 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"pcapsule/manifest"
+)
+
+// SweepOptions say how to sweep.
+type SweepOptions struct {
+	// Now tells the time that sessions' deadlines are held against. A clock that
+	// is wrong ends sessions too early or late; it never costs data.
+	Now func() time.Time
+
+	// Wait returns after d, or with the error of ctx. nil waits in real time.
+	Wait func(ctx context.Context, d time.Duration) error
+
+	// DryRun finds what would be condemned, and changes nothing. It counts what
+	// sessions under way have uploaded, for which a sweep would wait.
+	DryRun bool
+
+	// Progress, when not nil, is told what goes on. Total is 0 when unknown.
+	Progress func(step string, done, total int)
+}
+
+// A SweepReport says what a sweep did.
+type SweepReport struct {
+	Scanned   int   // objects of content looked at
+	Condemned int   // of those, held by no snapshot
+	Deleted   int   // of those, still held by none, and deleted
+	Freed     int64 // stored bytes of those; of a dry run, of the condemned
+	Voided    int   // sessions that were ended after their deadline
+}
+
+// sweepPoll is how often a sweep looks after a session that it waits for.
+const sweepPoll = 2 * time.Second
+
+// Sweep deletes the chunks and inventories that no living snapshot holds, then
+// what is left of deleted snapshots and of sessions that have ended. It waits for
+// sessions that are under way and voids those whose deadline has passed, when
+// there is anything to delete.
+//
+// Any number of sweeps and sessions may run at once, on any machines. A sweep
+// that dies leaves nothing to clean up: the next one completes it. It deletes
+// nothing when it cannot tell what some snapshot holds. After an error the report
+// tells what was done until then.
+func (a *Archive) Sweep(ctx context.Context, opt SweepOptions) (SweepReport, error) {
+	s := &sweep{a: a, opt: opt, held: newHeld(a)}
+	if s.opt.Wait == nil {
+		s.opt.Wait = wait
+	}
+	if s.opt.Progress == nil {
+		s.opt.Progress = func(string, int, int) {}
+	}
+	if err := s.run(ctx); err != nil {
+		return s.report, fmt.Errorf("sweep: %w", err)
+	}
+	return s.report, nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+type sweep struct {
+	a          *Archive
+	opt        SweepOptions
+	held       *held
+	candidates []candidate // content that nobody holds, as far as is known
+	report     SweepReport
+}
+
+type candidate struct {
+	key  string
+	size int64
+}
+
+// run is the sweep's side of the protocol. Its order is what keeps the archive
+// safe: PROTOCOL.md.
+func (s *sweep) run(ctx context.Context) error {
+	if err := s.scan(ctx); err != nil {
+		return err
+	}
+	if s.opt.DryRun {
+		s.report.Condemned = len(s.candidates)
+		for _, c := range s.candidates {
+			s.report.Freed += c.size
+		}
+		return nil
+	}
+	// What sessions under way have uploaded was put after their intents. To wait
+	// for them here spares their objects from being condemned.
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	s.report.Condemned = len(s.candidates)
+	if err := s.condemn(ctx); err != nil {
+		return err
+	}
+	// Sessions that have not read the new lists put their intents before.
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	if err := s.delete(ctx); err != nil {
+		return err
+	}
+	return s.tidy(ctx)
+}
+
+// scan finds the candidates.
+func (s *sweep) scan(ctx context.Context) error {
+	s.opt.Progress("reading snapshots", 0, 0)
+	if err := s.held.refresh(ctx); err != nil {
+		return err
+	}
+	for _, kind := range []string{manifest.KindChunk, manifest.KindInventory} {
+		for info, err := range s.a.st.List(ctx, kind+"/") {
+			if err != nil {
+				return fmt.Errorf("list %s: %w", kind, err)
+			}
+			if _, err := manifest.ParseObjectKey(info.Key); err != nil {
+				continue // not ours
+			}
+			if s.report.Scanned++; s.report.Scanned%1000 == 0 {
+				s.opt.Progress("scanning", s.report.Scanned, 0)
+			}
+			if !s.held.has(info.Key) {
+				s.candidates = append(s.candidates, candidate{info.Key, info.Size})
+			}
+		}
+	}
+	return nil
+}
+
+// settle waits until every session whose intent is in the store now has ended,
+// or ends it after its deadline; then it drops the candidates that snapshots
+// hold. It does nothing when there are no candidates.
+func (s *sweep) settle(ctx context.Context) error {
+	if len(s.candidates) == 0 {
+		return nil
+	}
+	attempts, stray, err := s.a.attempts(ctx)
+	if err != nil {
+		return err
+	}
+	if stray != "" {
+		return fmt.Errorf("%s is not where an intent can be: %w: move it out of the store", stray, ErrDamaged)
+	}
+	for _, t := range attempts {
+		if err := s.await(ctx, t); err != nil {
+			return err
+		}
+	}
+	if err := s.held.refresh(ctx); err != nil {
+		return err
+	}
+	s.candidates = slices.DeleteFunc(s.candidates, func(c candidate) bool { return s.held.has(c.key) })
+	return nil
+}
+
+// await waits until one session has ended. The intent may go meanwhile, but not
+// before there is an outcome.
+func (s *sweep) await(ctx context.Context, t Attempt) error {
+	for t.Outcome.State == Undecided {
+		left := t.Deadline.Sub(s.opt.Now())
+		if left <= 0 {
+			o, err := s.a.Void(ctx, t.ID, "", "a sweep found it past its deadline, "+t.Deadline.UTC().Format(time.RFC3339))
+			if err != nil {
+				return err
+			}
+			if o.State == Voided {
+				s.report.Voided++
+			}
+			return nil
+		}
+		s.opt.Progress("waiting for session "+t.ID, 0, 0)
+		if err := s.opt.Wait(ctx, min(left, sweepPoll)); err != nil {
+			return fmt.Errorf("wait for session %s: %w", t.ID, err)
+		}
+		var err error
+		if t.Outcome, err = s.a.outcome(ctx, t.ID, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// condemn makes sure that every candidate is in a condemned list. Those that an
+// earlier sweep condemned, and did not delete, are.
+func (s *sweep) condemn(ctx context.Context) error {
+	if len(s.candidates) == 0 {
+		return nil
+	}
+	for {
+		last, err := s.a.readCondemned(ctx)
+		if err != nil {
+			return err
+		}
+		var keys []string
+		for _, c := range s.candidates {
+			k, err := manifest.ParseObjectKey(c.key)
+			if err != nil {
+				return err
+			}
+			if !s.a.proto.condemned.holds(k, last) && len(keys) < maxCondemned {
+				keys = append(keys, c.key)
+			}
+		}
+		if len(keys) == 0 {
+			return nil
+		}
+		slices.Sort(keys)
+		err = s.a.putCondemned(ctx, last+1, keys)
+		if err != nil && !errors.Is(err, errLostRace) {
+			return err
+		}
+	}
+}
+
+// delete takes the candidates away.
+func (s *sweep) delete(ctx context.Context) error {
+	var done, freed atomic.Int64
+	err := s.a.each(ctx, len(s.candidates), func(ctx context.Context, i int) error {
+		c := s.candidates[i]
+		if err := s.a.st.Delete(ctx, c.key); err != nil {
+			return fmt.Errorf("delete %s: %w", c.key, err)
+		}
+		freed.Add(c.size)
+		s.opt.Progress("deleting", int(done.Add(1)), len(s.candidates))
+		return nil
+	})
+	s.report.Deleted, s.report.Freed = int(done.Load()), freed.Load()
+	return err
+}
+
+// tidy takes away what is left of snapshots that have a tombstone, the signatures
+// beside void markers, and the intents of sessions that have ended. Tombstones
+// and void markers stay: they are what says so.
+func (s *sweep) tidy(ctx context.Context) error {
+	dead, err := s.a.tombstones(ctx)
+	if err != nil {
+		return err
+	}
+	var keys []string
+	for info, err := range s.a.st.List(ctx, manifest.SnapshotsDir) {
+		if err != nil {
+			return fmt.Errorf("list snapshots: %w", err)
+		}
+		id, _, err := manifest.ParseSnapshotPath(info.Key)
+		if err != nil {
+			continue
+		}
+		if dead[id] || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
+			keys = append(keys, info.Key)
+		}
+	}
+	attempts, err := s.a.Intents(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range attempts {
+		over, err := s.a.over(ctx, t.Outcome)
+		if err != nil {
+			return err
+		}
+		if over {
+			keys = append(keys, manifest.IntentPath(t.ID))
+		}
+	}
+	return s.a.each(ctx, len(keys), func(ctx context.Context, i int) error {
+		if err := s.a.st.Delete(ctx, keys[i]); err != nil {
+			return fmt.Errorf("delete %s: %w", keys[i], err)
+		}
+		return nil
+	})
+}
