@@ -1,0 +1,57 @@
+package pcapgen
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+)
+
+// Export writes the packets that req asks for to w, which it calls from one
+// goroutine with writes of about 256 KiB. A request that cannot be met is refused
+// before the first byte: UnknownNodeError, UnknownInterfaceError,
+// MixedLinkTypesError, ErrWindow. A window without packets is a valid, empty
+// capture.
+//
+// After an error what has been written is not a whole capture, and readers say
+// so. An error that wraps chunker.ErrDamaged is the archive's.
+func Export(ctx context.Context, w io.Writer, src Source, req Request) (Stats, error) {
+	p, err := makePlan(ctx, src, req)
+	if err != nil {
+		return Stats{}, fmt.Errorf("export: %w", err)
+	}
+	out := newOutput(w)
+	chunks, err := export(ctx, out, src, req.Format, p)
+	stats := Stats{Records: out.records, Bytes: out.written, Chunks: chunks, Drops: p.drops}
+	if err != nil {
+		return stats, fmt.Errorf("export: %w", err)
+	}
+	return stats, nil
+}
+
+func export(ctx context.Context, out *output, src Source, f Format, p *plan) (chunks int, err error) {
+	d := newDepot(src.Store)
+	defer d.close()
+
+	stages := []stage{selecting}
+	if f == Pcap {
+		stages = append(stages, classic)
+	}
+	running, cancel := context.WithCancel(ctx)
+	s := startScheduler(running, d, p.inputs, stages, runtime.GOMAXPROCS(0))
+	defer s.stop()
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
+
+	if err := out.begin(f, src.Manifest, p); err != nil {
+		return 0, err
+	}
+	m := &merger{plan: p, sched: s, out: out}
+	if err := m.run(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return m.chunks, err
+	}
+	return m.chunks, out.end(f, p)
+}

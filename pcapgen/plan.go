@@ -1,0 +1,193 @@
+package pcapgen
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+)
+
+// A plan is a request resolved against a snapshot: everything that is decided
+// before the first byte is written.
+type plan struct {
+	from, to   int64 // the window in the hub's time
+	nodes      []node
+	interfaces []outInterface // of the output; its index is its number
+	inputs     []*input       // by begin, then node and order
+	drops      uint64
+}
+
+// A node is one that was chosen.
+type node struct {
+	name     string
+	from, to int64 // the window by the node's own clock
+	drops    uint64
+
+	// The number in the output of each of its interfaces, and notWanted for
+	// those that were not chosen.
+	numbers map[chunker.Interface]int32
+}
+
+const notWanted = -1
+
+// An outInterface is an interface of the output.
+type outInterface struct {
+	chunker.Interface
+	node    *manifest.Node
+	drops   *uint64 // of the node; nil for all but its first interface
+	records uint64  // written
+}
+
+// makePlan resolves req. Its errors are the caller's fault (typed), or the
+// store's.
+func makePlan(ctx context.Context, src Source, req Request) (*plan, error) {
+	m := src.Manifest
+	if req.From != 0 && req.To != 0 && req.From >= req.To {
+		return nil, fmt.Errorf("%w: from %s to %s", ErrWindow, clock(req.From), clock(req.To))
+	}
+	p := &plan{from: int64(m.Window.From), to: int64(m.Window.To)}
+	if req.From != 0 {
+		p.from = max(p.from, req.From)
+	}
+	if req.To != 0 {
+		p.to = min(p.to, req.To)
+	}
+	p.to = max(p.to, p.from)
+
+	chosen, err := chooseNodes(m, req.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.chooseInterfaces(chosen, req.Interfaces); err != nil {
+		return nil, err
+	}
+	if req.Format == Pcap {
+		if err := p.checkLinkTypes(); err != nil {
+			return nil, err
+		}
+	}
+	for i, n := range chosen {
+		if err := p.addInputs(ctx, src, n, int32(i)); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(p.inputs, func(a, b *input) int {
+		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.node.name, b.node.name), cmp.Compare(a.order, b.order))
+	})
+	return p, nil
+}
+
+// chooseNodes returns the nodes of these names, or all, sorted by name.
+func chooseNodes(m *manifest.Manifest, names []string) ([]*manifest.Node, error) {
+	var chosen []*manifest.Node
+	var known []string
+	for i := range m.Nodes {
+		known = append(known, m.Nodes[i].Name)
+		if len(names) == 0 || slices.Contains(names, m.Nodes[i].Name) {
+			chosen = append(chosen, &m.Nodes[i])
+		}
+	}
+	slices.Sort(known)
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, &UnknownNodeError{Node: name, Known: known}
+		}
+	}
+	slices.SortFunc(chosen, func(a, b *manifest.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return chosen, nil
+}
+
+// chooseInterfaces numbers the output's interfaces: those of these names on the
+// chosen nodes, or all.
+func (p *plan) chooseInterfaces(chosen []*manifest.Node, names []string) error {
+	var known []string
+	p.nodes = make([]node, len(chosen))
+	for at, mn := range chosen {
+		n := &p.nodes[at]
+		*n = node{name: mn.Name, from: p.from, to: p.to, numbers: make(map[chunker.Interface]int32)}
+		if off, e := mn.Clock.Offset, mn.Clock.Error; off > e || -off > e {
+			n.from, n.to = p.from+int64(off), p.to+int64(off)
+		}
+		drops := &n.drops
+		ifs := slices.SortedFunc(slices.Values(mn.Interfaces), compareInterfaces)
+		for _, i := range slices.Compact(ifs) {
+			known = append(known, i.Name)
+			if len(names) > 0 && !slices.Contains(names, i.Name) {
+				n.numbers[i] = notWanted
+				continue
+			}
+			n.numbers[i] = int32(len(p.interfaces))
+			p.interfaces = append(p.interfaces, outInterface{Interface: i, node: mn, drops: drops})
+			drops = nil
+		}
+	}
+	slices.Sort(known)
+	known = slices.Compact(known)
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return &UnknownInterfaceError{Interface: name, Known: known}
+		}
+	}
+	return nil
+}
+
+func compareInterfaces(a, b chunker.Interface) int {
+	return cmp.Or(
+		cmp.Compare(a.Name, b.Name),
+		cmp.Compare(a.LinkType, b.LinkType),
+		cmp.Compare(a.Description, b.Description),
+	)
+}
+
+// checkLinkTypes refuses interfaces that one classic pcap cannot hold.
+func (p *plan) checkLinkTypes() error {
+	var e MixedLinkTypesError
+	for _, i := range p.interfaces {
+		e.Interfaces = append(e.Interfaces, LinkType{Node: i.node.Name, Interface: i.Name, LinkType: i.LinkType})
+	}
+	slices.SortStableFunc(e.Interfaces, func(a, b LinkType) int { return cmp.Compare(a.LinkType, b.LinkType) })
+	if n := len(e.Interfaces); n > 0 && e.Interfaces[0].LinkType != e.Interfaces[n-1].LinkType {
+		return &e
+	}
+	return nil
+}
+
+// addInputs adds the chunks of a node's packets that overlap its window.
+func (p *plan) addInputs(ctx context.Context, src Source, mn *manifest.Node, at int32) error {
+	n := &p.nodes[at]
+	order := uint32(0)
+	for _, s := range mn.Streams {
+		if s.Stream != chunker.Packets {
+			continue
+		}
+		entries, err := src.Inventory(ctx, s)
+		if err != nil {
+			return fmt.Errorf("read the inventory of node %s: %w", mn.Name, err)
+		}
+		for _, e := range entries {
+			order++
+			first, last := int64(e.First), int64(e.Last)
+			if last < n.from || first >= n.to {
+				continue
+			}
+			n.drops += e.Drops
+			p.drops += e.Drops
+			if e.Records == 0 {
+				continue
+			}
+			begin := max(first, n.from)
+			p.inputs = append(p.inputs, &input{
+				key: e.Key, size: e.Size, first: first, last: last,
+				node: n, order: order, begin: begin, need: begin,
+			})
+		}
+	}
+	return nil
+}
+
+func clock(ns int64) string {
+	return manifest.Nanos(ns).Time().Format("2006-01-02T15:04:05.999999999Z")
+}
