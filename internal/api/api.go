@@ -31,6 +31,8 @@ const (
 	CodeNoSpace      = "no-space"      // 507
 	CodeUnknownNode  = "unknown-node"  // 404
 	CodeNotCompleted = "not-completed" // 409: the snapshot is still being made, or failed
+	CodeUnreachable  = "unreachable"   // 504: no chosen node answered in time
+	CodeDamaged      = "damaged"       // 500: what the store holds is not what was put there
 )
 
 // Error is the body of every answer that is not a success.
@@ -47,6 +49,7 @@ func (e *Error) Error() string { return e.Message }
 const (
 	Creating = "creating"
 	Failed   = "failed"
+	Damaged  = "damaged" // its manifest or signature cannot be read
 )
 
 // CreateRequest asks for a snapshot. Either Last, or From and To.
@@ -66,8 +69,9 @@ type Snapshot struct {
 	ID       string     `json:"id"`
 	Name     string     `json:"name"`
 	Status   string     `json:"status"`
-	Reasons  []string   `json:"reasons,omitempty"` // of Partial and Failed
-	Size     int64      `json:"size"`              // stored bytes of its chunks
+	Reasons  []string   `json:"reasons,omitempty"`  // of Partial, Failed and Damaged
+	Warnings []string   `json:"warnings,omitempty"` // what is worth knowing and makes nothing partial
+	Size     int64      `json:"size"`               // stored bytes of its chunks
 	RawSize  int64      `json:"raw_size"`
 	Records  uint64     `json:"records"`
 	Drops    uint64     `json:"drops"`
@@ -76,7 +80,7 @@ type Snapshot struct {
 	Created  time.Time  `json:"created"`
 	Nodes    []string   `json:"nodes"`
 	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
-	Error    *Error     `json:"error,omitempty"`    // why it Failed
+	Error    *Error     `json:"error,omitempty"`    // why it Failed or is Damaged
 }
 
 // Progress of one node in a session.

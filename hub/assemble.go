@@ -1,0 +1,196 @@
+package hub
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"pcapsule/chunker"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+// coverageSlop is how much of a window may be missing at its ends without a
+// reason: agents cut it to the last packet flushed.
+const coverageSlop = time.Second
+
+func sortedInterfaces(list []chunker.Interface) []chunker.Interface {
+	list = slices.Clone(list)
+	slices.SortFunc(list, manifest.CompareInterfaces)
+	return slices.Compact(list)
+}
+
+// judge decides a node's status and says why. An agent may find its own part
+// partial; it may not call complete what its own gaps contradict, nor leave
+// time unaccounted for.
+func judge(n *manifest.Node, req request) {
+	window := api.NodeWindow(req.Window, n.Clock)
+	if req.Import {
+		window = everything
+	} else {
+		n.Coverage = clip(n.Coverage, window)
+		n.Gaps = slices.Clone(n.Gaps)
+		slop := coverageSlop + time.Duration(n.Clock.Error)
+		for _, m := range unaccounted(window, n.Coverage, n.Gaps, slop) {
+			n.Gaps = append(n.Gaps, manifest.Gap{
+				Stream: chunker.Packets, Reason: manifest.GapNotRunning, From: m.From, To: m.To,
+				Detail: "the agent does not say why",
+			})
+		}
+		slices.SortStableFunc(n.Gaps, func(a, b manifest.Gap) int { return cmp.Compare(a.From, b.From) })
+	}
+	reasons, _ := api.Explain(n.Gaps, window)
+	if n.Status == manifest.Partial && len(reasons) == 0 {
+		reasons = n.Reasons
+	}
+	n.Status, n.Reasons = manifest.Completed, nil
+	for _, r := range reasons {
+		n.Status = manifest.Partial
+		n.Reasons = append(n.Reasons, manifest.Clean(r))
+	}
+}
+
+// everything is the window of what has none.
+var everything = manifest.Interval{From: -1 << 63, To: 1<<63 - 1}
+
+// clip cuts coverage to a window.
+func clip(coverage []manifest.Interval, window manifest.Interval) []manifest.Interval {
+	var in []manifest.Interval
+	for _, c := range coverage {
+		c.From, c.To = max(c.From, window.From), min(c.To, window.To)
+		if c.From < c.To {
+			in = append(in, c)
+		}
+	}
+	return in
+}
+
+// unaccounted lists the times of a window for which neither coverage nor a gap
+// in the packets stands, when they are longer than slop.
+func unaccounted(window manifest.Interval, coverage []manifest.Interval, gaps []manifest.Gap, slop time.Duration) (missing []manifest.Interval) {
+	known := slices.Clone(coverage)
+	for _, g := range gaps {
+		// The kernel drops some packets while others are recorded.
+		if g.Stream == chunker.Packets && g.Reason != manifest.GapKernelDrop {
+			known = append(known, manifest.Interval{From: g.From, To: g.To})
+		}
+	}
+	slices.SortFunc(known, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
+	at := window.From
+	for _, k := range append(known, manifest.Interval{From: window.To, To: window.To}) {
+		if from := min(k.From, window.To); from-at > manifest.Nanos(slop) {
+			missing = append(missing, manifest.Interval{From: at, To: from})
+		}
+		at = max(at, k.To)
+	}
+	return missing
+}
+
+// assemble makes the manifest of a session whose parts are all settled, or says
+// why there will be none. The same parts make the same manifest.
+func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
+	clocks := map[string]api.Node{}
+	for _, n := range h.knownNodes() {
+		clocks[n.Name] = n
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &manifest.Manifest{
+		Format: manifest.Format, Version: manifest.Version,
+		ID: s.id, Name: s.name, Created: manifest.NanosOf(s.created), Window: s.req.Window,
+		Status:  manifest.Completed,
+		Creator: manifest.Tool{Name: "pcapsule", Version: h.cfg.Version},
+	}
+	answered, covered := 0, false
+	for _, name := range s.req.Nodes {
+		if n := s.parts[name].node; n != nil {
+			answered++
+			covered = covered || len(n.Coverage) > 0 || records(n) > 0
+			m.Nodes = append(m.Nodes, *n)
+		} else {
+			m.Nodes = append(m.Nodes, unreachable(name, clocks[name], s.req.Window))
+		}
+	}
+	m.SumUp()
+	switch {
+	case s.req.Import && answered < len(s.req.Nodes):
+		return nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "the import of %s stopped midway: start it again; what was sent already is not sent twice", s.name)
+	case s.req.Import && m.Totals.Records == 0:
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "there are no packets in what was imported")
+	case s.req.Import:
+		m.Window = span(m.Nodes)
+	case answered == 0:
+		return nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "no node answered in time (%s): see whether their agents run, and their logs", shortList(s.req.Nodes))
+	case !covered:
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "nothing of %s was recorded: %s", api.Span(s.req.Window), holds(s.req.Nodes, clocks))
+	}
+	for _, n := range m.Nodes {
+		for _, r := range n.Reasons {
+			m.Status = manifest.Partial
+			m.Reasons = append(m.Reasons, manifest.Clean("node "+n.Name+": "+r))
+		}
+	}
+	return m, nil
+}
+
+func records(n *manifest.Node) (sum uint64) {
+	for _, s := range n.Streams {
+		sum += s.Records
+	}
+	return sum
+}
+
+// unreachable is the part of a node that did not answer.
+func unreachable(name string, known api.Node, window manifest.Interval) manifest.Node {
+	n := manifest.Node{Name: name, Status: manifest.Unreachable, Clock: known.Clock, Versions: known.Versions}
+	w := api.NodeWindow(window, n.Clock)
+	gap := manifest.Gap{Stream: chunker.Packets, Reason: manifest.GapUnreachable, From: w.From, To: w.To}
+	if !known.LastSeen.IsZero() {
+		gap.Detail = "last heard of at " + known.LastSeen.UTC().Format(time.DateTime) + " UTC"
+	}
+	n.Gaps = []manifest.Gap{gap}
+	n.Reasons, _ = api.Explain(n.Gaps, w)
+	return n
+}
+
+// span is the window of an import: from the first record to the last.
+func span(nodes []manifest.Node) (w manifest.Interval) {
+	empty := true
+	for _, n := range nodes {
+		for _, s := range n.Streams {
+			if s.Records == 0 {
+				continue
+			}
+			if empty || s.First < w.From {
+				w.From = s.First
+			}
+			if empty || s.Last+1 > w.To {
+				w.To = s.Last + 1
+			}
+			empty = false
+		}
+	}
+	return w
+}
+
+// holds says from when on the rings of nodes hold data.
+func holds(names []string, known map[string]api.Node) string {
+	var list []string
+	for _, name := range names {
+		n, ok := known[name]
+		switch {
+		case !ok || n.Ring.Oldest.IsZero():
+			list = append(list, fmt.Sprintf("the ring of node %s is empty", name))
+		default:
+			list = append(list, fmt.Sprintf("the ring of node %s holds packets from %s UTC on", name, n.Ring.Oldest.UTC().Format(time.DateTime)))
+		}
+		if len(list) == 5 && len(names) > 5 {
+			list = append(list, fmt.Sprintf("and %d nodes more", len(names)-5))
+			break
+		}
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,0 +1,230 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"pcapsule/archive"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+// begin announces a session in the store and starts it here.
+func (h *Hub) begin(ctx context.Context, name string, req request) (*session, error) {
+	now := h.now()
+	id, err := manifest.NewID(now, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	s := newSession(id, name, req, now, h.cfg.SessionLimit)
+	in, err := h.intent(s)
+	if err != nil {
+		return nil, err
+	}
+	if s.store, err = h.archive.Begin(ctx, in); err != nil {
+		h.background(func(ctx context.Context) { h.clear(ctx, id) })
+		return nil, err
+	}
+	h.start(s)
+	return s, nil
+}
+
+// clear sees to it that a session which could not be begun does not hold its
+// name, and sweeps, until its deadline.
+func (h *Hub) clear(ctx context.Context, id string) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		o, err := h.archive.Outcome(ctx, id)
+		if err == nil && o.State == archive.Undecided {
+			o, err = h.archive.Void(ctx, id, "", "it could not be begun")
+		}
+		if err == nil || !pauseFor(ctx, pause) {
+			return
+		}
+	}
+}
+
+// intent announces s.
+func (h *Hub) intent(s *session) (archive.Intent, error) {
+	kind := archive.KindHub
+	if s.req.Import {
+		kind = archive.KindImport
+	}
+	b, err := json.Marshal(s.req)
+	if err != nil {
+		return archive.Intent{}, err
+	}
+	return archive.Intent{
+		ID: s.id, Name: s.name, Kind: kind, Owner: h.owner,
+		Created: s.created.UTC(), Deadline: s.deadline.UTC(), Request: b,
+	}, nil
+}
+
+// start makes a session known, to agents as well.
+func (h *Hub) start(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sessions[s.id] = s
+	h.wakeNodes(s.req.Nodes)
+	h.log.Info("session begins", "session", s.id, "name", s.name, "nodes", len(s.req.Nodes), "window", api.Span(s.req.Window), "carries", s.req.Carries)
+}
+
+func (h *Hub) sessionByID(id string) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[id]
+}
+
+// openSessions counts the sessions under way.
+func (h *Hub) openSessions() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.sessions {
+		if !s.over() {
+			n++
+		}
+	}
+	return n
+}
+
+// expireSessions gives up on nodes that are late, ends the sessions which that
+// settles, and forgets those that ended long ago.
+func (h *Hub) expireSessions() {
+	now := h.now()
+	h.mu.Lock()
+	var open []*session
+	for id, s := range h.sessions {
+		if !s.over() {
+			open = append(open, s)
+			continue
+		}
+		s.mu.Lock()
+		if now.Sub(s.endedAt) > keepEnded {
+			delete(h.sessions, id)
+		}
+		s.mu.Unlock()
+	}
+	h.mu.Unlock()
+	for _, s := range open {
+		late, settled := s.expire(now, h.cfg.FirstAnswer, h.cfg.SessionTimeout)
+		for _, name := range late {
+			h.log.Warn("node is late and left out", "session", s.id, "node", name)
+		}
+		s.mu.Lock()
+		finish := settled && s.claim()
+		s.mu.Unlock()
+		if finish {
+			h.background(func(ctx context.Context) { h.finish(ctx, s) })
+		}
+	}
+}
+
+// finish ends a session whose parts are all settled, as its claimant. When ctx
+// ends before, the session is left as it is in the store, for the next hub.
+func (h *Hub) finish(ctx context.Context, s *session) {
+	m, failure := h.assemble(s)
+	if failure != nil {
+		h.fail(ctx, s, failure)
+		return
+	}
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := s.store.Commit(ctx, m, h.cfg.Signer)
+		var voided *archive.VoidedError
+		switch {
+		case err == nil:
+			h.close(s, m, nil)
+			return
+		case errors.As(err, &voided):
+			h.close(s, nil, gone(s.id, voided.Successor, voided.Reason))
+			return
+		case ctx.Err() != nil:
+			return
+		case !errors.Is(err, archive.ErrUndecided):
+			h.log.Error("snapshot cannot be committed", "session", s.id, "error", err)
+			h.fail(ctx, s, problem(err))
+			return
+		}
+		// Whether it is committed is open: only the store can tell.
+		h.log.Warn("the store does not take the manifest, trying again", "session", s.id, "error", err)
+		if !pauseFor(ctx, pause) {
+			return
+		}
+	}
+}
+
+// fail ends a session without a snapshot, as its claimant. Whoever waits is told
+// at once: nothing but this process could still commit it.
+func (h *Hub) fail(ctx context.Context, s *session, why *api.Error) {
+	h.close(s, nil, why)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := s.store.Fail(ctx, why.Message)
+		if err == nil || ctx.Err() != nil || errors.Is(err, archive.ErrDecided) {
+			return
+		}
+		h.log.Warn("the store does not take that a session failed, trying again", "session", s.id, "error", err)
+		if !pauseFor(ctx, pause) {
+			return // the next hub, or a sweep, ends it
+		}
+	}
+}
+
+// close ends a session here, as its claimant.
+func (h *Hub) close(s *session, m *manifest.Manifest, failure *api.Error) {
+	status := api.Failed
+	switch {
+	case m != nil:
+		status = m.Status
+	case failure.Code == api.CodeSuperseded:
+		status = api.CodeSuperseded
+	}
+	s.end(m, failure, h.now())
+	h.metrics.sessions.WithLabelValues(status).Inc()
+	args := []any{"session", s.id, "name", s.name, "status", status}
+	if m != nil {
+		args = append(args, "records", m.Totals.Records, "bytes", m.Totals.Size)
+	} else {
+		args = append(args, "error", failure)
+	}
+	h.log.Info("session has ended", args...)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wakeNodes(s.req.Nodes)
+}
+
+// takeOver ends the sessions that hubs with this key left undecided, and carries
+// each on under a new id, which those who wait find. It may be called again
+// after an error.
+func (h *Hub) takeOver(ctx context.Context) error {
+	mine := func(in archive.Intent) bool {
+		var req request
+		return strings.HasPrefix(in.Owner, h.ownerKey()+"/") && h.sessionByID(in.ID) == nil &&
+			json.Unmarshal(in.Request, &req) == nil && len(req.Nodes) > 0
+	}
+	next := func(old archive.Intent) (archive.Intent, error) {
+		var req request
+		if err := json.Unmarshal(old.Request, &req); err != nil {
+			return archive.Intent{}, err
+		}
+		req.Carries = old.ID
+		now := h.now()
+		id, err := manifest.NewID(now, rand.Reader)
+		if err != nil {
+			return archive.Intent{}, err
+		}
+		return h.intent(newSession(id, old.Name, req, now, h.cfg.SessionLimit))
+	}
+	begun, err := h.archive.TakeOver(ctx, mine, next)
+	for _, b := range begun {
+		var req request
+		if err := json.Unmarshal(b.Intent.Request, &req); err != nil {
+			return err // next wrote it
+		}
+		s := newSession(b.Intent.ID, b.Intent.Name, req, b.Intent.Created, b.Intent.Deadline.Sub(b.Intent.Created))
+		s.store = b
+		h.start(s)
+	}
+	return err
+}

@@ -1,0 +1,277 @@
+// Package hub makes snapshots of what agents have recorded, and serves them.
+//
+// A Hub is stateless over its store: sessions are announced there by an intent
+// before anything else is done, and a hub that starts carries on what its
+// predecessor left. What it holds in memory, such as the nodes it has heard of,
+// comes back by itself. Agents dial the hub and wait (poll); the hub dials
+// nobody. It handles metadata only; chunks go from agents to the store, through
+// the hub just where the store has no server of its own.
+//
+// By itself a hub asks nobody who they are: it is meant for one machine, where
+// it listens on loopback, and refuses what web pages make a browser send.
+// Config.Authorise is where authentication goes; all requests pass it.
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"pcapsule/archive"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// Config is what a hub needs.
+type Config struct {
+	Store   store.Store
+	Signer  *manifest.Signer // of the manifests; also tells a hub which sessions its predecessor left
+	Version string           // of this program
+	Logger  *slog.Logger
+	Now     func() time.Time // time.Now when nil
+
+	// Hosts are the names, beside "localhost" and IP addresses, by which clients
+	// may address the hub.
+	Hosts []string
+
+	// Authorise tells whether a request may do what its route needs a role for:
+	// nil, or the error to answer. Without it everybody who can connect may do
+	// everything.
+	Authorise func(*http.Request, Role) error
+
+	FirstAnswer    time.Duration // how long a node has to answer at all; 30 s when 0
+	SessionTimeout time.Duration // how long a node may make no progress; 2 min when 0
+	SessionLimit   time.Duration // how long a session may take in all; 6 h when 0
+	Settle         time.Duration // how long after its start the hub waits for agents before it makes do with those it has heard of; 5 s when 0
+}
+
+// keepEnded is how long a session that has ended can be asked about in memory.
+// The store knows of the successful and the superseded for ever.
+const keepEnded = 15 * time.Minute
+
+// A Hub serves one store. Run must be running for anything to be made.
+type Hub struct {
+	cfg     Config
+	log     *slog.Logger
+	archive *archive.Archive
+	metrics *metrics
+	owner   string // of this process's intents: ownerKey and a random number
+	began   time.Time
+
+	ready    chan struct{} // closed when predecessors' sessions are taken over
+	stopping chan struct{} // closed when Run ends
+
+	mu       sync.Mutex
+	nodes    map[string]*node
+	sessions map[string]*session // by id; ended ones stay for keepEnded
+	ctx      context.Context     // of work that outlives its request; set by Run
+	stopped  bool
+	work     sync.WaitGroup
+}
+
+// New makes a hub. It does nothing yet.
+func New(cfg Config) (*Hub, error) {
+	switch {
+	case cfg.Store == nil:
+		return nil, errors.New("hub: no store")
+	case cfg.Signer == nil:
+		return nil, errors.New("hub: no signing key")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		d        *time.Duration
+		fallback time.Duration
+	}{
+		{&cfg.FirstAnswer, 30 * time.Second},
+		{&cfg.SessionTimeout, 2 * time.Minute},
+		{&cfg.SessionLimit, 6 * time.Hour},
+		{&cfg.Settle, 5 * time.Second},
+	} {
+		if *d.d == 0 {
+			*d.d = d.fallback
+		}
+	}
+	var nonce [8]byte
+	rand.Read(nonce[:])
+	h := &Hub{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		archive:  archive.New(cfg.Store),
+		began:    cfg.Now(),
+		ready:    make(chan struct{}),
+		stopping: make(chan struct{}),
+		nodes:    map[string]*node{},
+		sessions: map[string]*session{},
+	}
+	h.owner = h.ownerKey() + "/" + hex.EncodeToString(nonce[:])
+	h.metrics = newMetrics(h)
+	return h, nil
+}
+
+// ownerKey is how the intents of all hubs with this key begin.
+func (h *Hub) ownerKey() string { return h.cfg.Signer.Public().Fingerprint() }
+
+func (h *Hub) now() time.Time { return h.cfg.Now() }
+
+// Run takes over what predecessors left, then watches over deadlines, until ctx
+// ends. Sessions that are under way then are carried on by the next hub. It is
+// called once.
+func (h *Hub) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	h.mu.Lock()
+	h.ctx = ctx
+	h.mu.Unlock()
+	defer h.work.Wait()
+	defer func() {
+		h.mu.Lock()
+		h.stopped = true
+		h.mu.Unlock()
+		cancel()
+		close(h.stopping)
+	}()
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := h.takeOver(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		h.log.Warn("cannot see yet what an earlier hub left", "error", err)
+		if !pauseFor(ctx, pause) {
+			return nil
+		}
+	}
+	close(h.ready)
+	tick := time.NewTicker(tickPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			h.tick()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// tickPeriod is how exactly deadlines are kept.
+const tickPeriod = time.Second
+
+// tick does what is due.
+func (h *Hub) tick() {
+	h.expireSessions()
+	h.forgetNodes()
+}
+
+// pauseFor waits, and tells whether it did so to the end.
+func pauseFor(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// background does work that outlives the request it came with, until Run ends.
+func (h *Hub) background(work func(ctx context.Context)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopped || h.ctx == nil {
+		return // the next hub does it
+	}
+	ctx := h.ctx
+	h.work.Go(func() { work(ctx) })
+}
+
+func (h *Hub) isReady() bool {
+	select {
+	case <-h.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitReady waits until predecessors' sessions are taken over, for a few
+// seconds.
+func (h *Hub) awaitReady(ctx context.Context) error {
+	if h.isReady() {
+		return nil
+	}
+	t := time.NewTimer(5 * time.Second)
+	defer t.Stop()
+	select {
+	case <-h.ready:
+		return nil
+	case <-t.C:
+		return unavailable("the hub is still looking at what an earlier one left in the store: try again, and see its log if this lasts")
+	case <-h.stopping:
+		return unavailable("the hub is stopping: try again")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settled waits until agents have had the time to find a hub that has just
+// started.
+func (h *Hub) settled(ctx context.Context) error {
+	left := h.cfg.Settle - h.now().Sub(h.began)
+	if left <= 0 {
+		return nil
+	}
+	if !pauseFor(ctx, left) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Serve runs the hub and serves its API on l, until ctx ends. Streams to clients
+// get a moment to end, then they are broken off.
+func (h *Hub) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := &http.Server{
+		Handler:           h.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+		// No WriteTimeout: polls wait and exports are long. Each handler bounds
+		// what it waits for.
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- h.Run(ctx) }()
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	select {
+	case err := <-served:
+		cancel()
+		<-ran
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	err := <-ran // also ends the polls
+	last, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	if srv.Shutdown(last) != nil {
+		srv.Close()
+	}
+	<-served
+	return err
+}

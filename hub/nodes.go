@@ -1,0 +1,264 @@
+package hub
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+const (
+	// livePeriod is how long after its last poll an agent counts as alive: three
+	// polls of ten seconds.
+	livePeriod = 30 * time.Second
+
+	// nodeMemory is how long a node that has gone stays one of "all nodes". A
+	// machine that died in an incident is thus named in the snapshot of it; one
+	// that was scaled away yesterday does not make every snapshot partial.
+	nodeMemory = time.Hour
+
+	// nodeForget is how long a node that has gone stays in lists.
+	nodeForget = 7 * 24 * time.Hour
+
+	maxPollWait = 30 * time.Second
+
+	// redeliver is how soon an agent that keeps asking is told again of a task
+	// that it does not seem to know: the answer with it may have been lost.
+	redeliver = time.Second
+)
+
+// node is what the hub knows of a machine. Hub.mu guards it.
+type node struct {
+	api.Node                      // Live is set when it is shown
+	wake     chan struct{}        // closed, and made anew, when a poll may have something to answer
+	told     map[string]time.Time // tasks answered to the latest polls, and when
+}
+
+// poll serves POST /api/v1/agents/{node}/poll.
+func (h *Hub) poll(w http.ResponseWriter, r *http.Request) error {
+	received := h.now()
+	name := r.PathValue("node")
+	if err := manifest.CheckNode(name); err != nil {
+		return invalid("%v", err)
+	}
+	var req api.PollRequest
+	if err := readJSON(w, r, maxPollBody, false, &req); err != nil {
+		return err
+	}
+	n, err := h.heard(name, &req, received)
+	if err != nil {
+		return err
+	}
+	wait := time.NewTimer(min(max(0, time.Duration(req.Wait)), maxPollWait))
+	defer wait.Stop()
+	answer := api.PollAnswer{Received: manifest.NanosOf(received)}
+	for more := true; more; {
+		var urgent bool
+		var again time.Duration
+		var wake <-chan struct{}
+		answer.Tasks, answer.Unpin, urgent, again, wake = h.news(n, req.Pins)
+		if urgent {
+			break
+		}
+		var soon <-chan time.Time
+		if again > 0 {
+			t := time.NewTimer(again)
+			defer t.Stop()
+			soon = t.C
+		}
+		select {
+		case <-wake:
+		case <-soon:
+		case <-wait.C:
+			more = false
+			answer.Tasks, answer.Unpin, _, _, _ = h.news(n, req.Pins)
+		case <-h.stopping:
+			more = false
+		case <-r.Context().Done():
+			return nil
+		}
+	}
+	h.deliver(n, answer.Tasks)
+	answer.Sent = manifest.NanosOf(h.now())
+	writeJSON(w, http.StatusOK, answer)
+	return nil
+}
+
+// maxPollBody bounds a poll: thousands of interfaces fit.
+const maxPollBody = 4 << 20
+
+// heard notes what an agent says of itself.
+func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, error) {
+	trial := manifest.Node{Name: name, Status: manifest.Completed, Clock: req.Clock, Versions: req.Versions, Interfaces: sortedInterfaces(req.Interfaces)}
+	if err := trial.Validate(); err != nil {
+		return nil, invalid("%v", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.nodes[name]
+	if n == nil {
+		if len(h.nodes) >= manifest.MaxNodes {
+			return nil, unavailable("the hub knows %d nodes already, which is all it can hold", len(h.nodes))
+		}
+		n = &node{wake: make(chan struct{}), told: map[string]time.Time{}}
+		n.Name = name
+		h.nodes[name] = n
+		h.log.Info("node reports for the first time", "node", name)
+	}
+	n.LastSeen = at.UTC()
+	n.Clock, n.Versions, n.Interfaces, n.Ring = req.Clock, req.Versions, trial.Interfaces, req.Ring
+	return n, nil
+}
+
+// news is what there is to tell a node now, and whether it is urgent. Tasks that
+// the agent was told a moment ago are not: it has yet to act on them, and comes
+// back for more. They are again after the time given.
+func (h *Hub) news(n *node, pins []string) (tasks []api.Task, unpin []string, urgent bool, again time.Duration, wake <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.now()
+	tasks, unpin = []api.Task{}, []string{}
+	carried := false
+	for _, s := range h.sessions {
+		if !s.awaits(n.Name) {
+			continue
+		}
+		carried = carried || s.req.Carries != ""
+		tasks = append(tasks, s.task())
+		if slices.Contains(pins, s.id) {
+			continue
+		}
+		if left := redeliver - now.Sub(n.told[s.id]); left > 0 {
+			if again == 0 || left < again {
+				again = left
+			}
+			continue
+		}
+		urgent = true
+	}
+	slices.SortFunc(tasks, func(a, b api.Task) int { return strings.Compare(a.Session, b.Session) })
+	// While a session is being carried on here under a new id, its pins under
+	// the old one are what keeps the ring from recycling its chunks. And a hub
+	// that has just started does not know yet which sessions it will carry on.
+	if carried || !h.isReady() {
+		return tasks, unpin, urgent, again, n.wake
+	}
+	for _, p := range pins {
+		if s := h.sessions[p]; s == nil || s.over() {
+			unpin = append(unpin, p)
+			urgent = true
+		}
+	}
+	return tasks, unpin, urgent, again, n.wake
+}
+
+// deliver notes what a node is told.
+func (h *Hub) deliver(n *node, tasks []api.Task) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(n.told)
+	for _, t := range tasks {
+		n.told[t.Session] = h.now()
+	}
+}
+
+// wakeNodes makes the polls of these nodes look for news. The caller holds h.mu.
+func (h *Hub) wakeNodes(names []string) {
+	for _, name := range names {
+		if n := h.nodes[name]; n != nil {
+			close(n.wake)
+			n.wake = make(chan struct{})
+		}
+	}
+}
+
+// listNodes serves GET /api/v1/nodes.
+func (h *Hub) listNodes(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, h.knownNodes())
+	return nil
+}
+
+// knownNodes is all nodes that are in lists, by name.
+func (h *Hub) knownNodes() []api.Node {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.now()
+	list := make([]api.Node, 0, len(h.nodes))
+	for _, n := range h.nodes {
+		shown := n.Node
+		shown.Live = now.Sub(n.LastSeen) < livePeriod
+		list = append(list, shown)
+	}
+	slices.SortFunc(list, func(a, b api.Node) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// forgetNodes drops the nodes that have been gone for long.
+func (h *Hub) forgetNodes() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, n := range h.nodes {
+		if h.now().Sub(n.LastSeen) > nodeForget {
+			delete(h.nodes, name)
+		}
+	}
+}
+
+// chooseNodes resolves the nodes of a request: those named, or all that were
+// there in the window or a short while ago.
+func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.Interval) ([]string, error) {
+	var known []api.Node
+	choose := func() (chosen, missing []string) {
+		known = h.knownNodes()
+		if len(named) > 0 {
+			for _, name := range named {
+				if slices.ContainsFunc(known, func(n api.Node) bool { return n.Name == name }) {
+					chosen = append(chosen, name)
+				} else {
+					missing = append(missing, name)
+				}
+			}
+			slices.Sort(chosen)
+			return slices.Compact(chosen), missing
+		}
+		for _, n := range known {
+			if h.now().Sub(n.LastSeen) <= nodeMemory || !n.LastSeen.Before(window.From.Time()) {
+				chosen = append(chosen, n.Name)
+			}
+		}
+		return chosen, nil
+	}
+	chosen, missing := choose()
+	if len(named) == 0 || len(missing) > 0 {
+		// Agents find a hub that has just started within moments.
+		if err := h.settled(ctx); err != nil {
+			return nil, err
+		}
+		chosen, missing = choose()
+	}
+	switch {
+	case len(missing) > 0 && len(known) == 0:
+		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "no agent has reported to this hub yet, also not %s", strings.Join(missing, ", "))
+	case len(missing) > 0:
+		var names []string
+		for _, n := range known {
+			names = append(names, n.Name)
+		}
+		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "unknown node %s: known are %s", strings.Join(missing, ", "), shortList(names))
+	case len(chosen) == 0:
+		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "no agent has reported to this hub, so there is nothing to take a snapshot of: start one with `pcapsule agent`, or use `pcapsule up`")
+	}
+	return chosen, nil
+}
+
+// shortList joins names, the first twenty.
+func shortList(names []string) string {
+	if len(names) > 20 {
+		names = append(slices.Clone(names[:20]), "…")
+	}
+	return strings.Join(names, ", ")
+}

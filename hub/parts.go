@@ -1,0 +1,421 @@
+package hub
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pcapsule/archive"
+	"pcapsule/chunker"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+const (
+	// grantTime is how long an upload may be begun after it was granted.
+	grantTime = 15 * time.Minute
+
+	parallel = 16 // requests to the store at a time, for one request here
+
+	maxPartBody  = 8 << 20 // of a complete answer: a node of 16,000 interfaces and gaps
+	maxGrantBody = 256 << 10
+)
+
+// sessionPart finds the session and the part that a request is for. A session
+// that has ended, here or in a process before this one, is an error that says
+// how.
+func (h *Hub) sessionPart(r *http.Request) (*session, string, error) {
+	id, name := r.PathValue("id"), r.PathValue("node")
+	if err := manifest.CheckID(id); err != nil {
+		return nil, "", invalid("%v", err)
+	}
+	if err := manifest.CheckNode(name); err != nil {
+		return nil, "", invalid("%v", err)
+	}
+	if err := h.awaitReady(r.Context()); err != nil {
+		return nil, "", err
+	}
+	s := h.sessionByID(id)
+	if s == nil {
+		return nil, "", h.ended(r.Context(), id)
+	}
+	if s.parts[name] == nil { // the set of parts never changes
+		return nil, "", refuse(http.StatusNotFound, api.CodeUnknownNode, "session %s has no node %s", id, name)
+	}
+	return s, name, nil
+}
+
+// ended says how a session ended that is not one of this process.
+func (h *Hub) ended(ctx context.Context, id string) error {
+	o, err := h.archive.Outcome(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch o.State {
+	case archive.Voided:
+		return gone(id, o.Successor, o.Reason)
+	case archive.Committed:
+		return refuse(http.StatusConflict, api.CodeNotCompleted, "session %s has ended: its snapshot is complete", id)
+	case archive.Undecided:
+		return refuse(http.StatusConflict, api.CodeNotCompleted, "session %s belongs to another process", id)
+	default:
+		return refuse(http.StatusNotFound, api.CodeNotFound, "there is no session %s", id)
+	}
+}
+
+// gone says that a session was ended from outside.
+func gone(id, successor, reason string) *api.Error {
+	e := refuse(http.StatusGone, api.CodeSuperseded, "snapshot %s was never finished", id)
+	if reason != "" {
+		e.Message += ": " + reason
+	}
+	if successor != "" {
+		e.Message += "; it carries on as " + successor
+		e.Successor = successor
+	} else {
+		e.Message += "; create it again"
+	}
+	return e
+}
+
+// open returns the part of a session that still takes answers, and notes that
+// its node was heard of. The caller holds s.mu.
+func (s *session) open(name string, now time.Time, step bool) (*part, error) {
+	p := s.parts[name]
+	switch {
+	case s.failure != nil && s.failure.Code == api.CodeSuperseded:
+		return nil, s.failure
+	case s.failure != nil:
+		return nil, refuse(http.StatusConflict, api.CodeNotCompleted, "session %s has failed: %s", s.id, s.failure.Message)
+	case s.closing:
+		return nil, refuse(http.StatusConflict, api.CodeNotCompleted, "session %s takes no more answers", s.id)
+	case p.progress.State == stateUnreachable:
+		return nil, refuse(http.StatusConflict, api.CodeNotCompleted, "session %s has gone on without node %s, which was late", s.id, name)
+	}
+	if step || !p.answered || s.req.Import {
+		p.last = now
+	}
+	p.answered = true
+	return p, nil
+}
+
+// progress serves POST /api/v1/sessions/{id}/nodes/{node}/progress.
+func (h *Hub) progress(w http.ResponseWriter, r *http.Request) error {
+	s, name, err := h.sessionPart(r)
+	if err != nil {
+		return err
+	}
+	var req api.Progress
+	if err := readJSON(w, r, 64<<10, false, &req); err != nil {
+		return err
+	}
+	switch req.State {
+	case stateWaiting, stateSealing, stateUploading:
+	case stateDone:
+		req.State = stateUploading // it is done when the hub has checked it
+	default:
+		return invalid("progress: state %.40q is none of %s, %s, %s, %s", req.State, stateWaiting, stateSealing, stateUploading, stateDone)
+	}
+	if req.Node != name {
+		return invalid("progress of node %.80q is reported for node %s", req.Node, name)
+	}
+	if req.Chunks < 0 || req.Bytes < 0 || req.Done < 0 || req.Sent < 0 || req.Done > req.Bytes || req.Sent > req.Done {
+		return invalid("progress: want 0 ≤ sent ≤ done ≤ bytes")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.parts[name].node != nil {
+		w.WriteHeader(http.StatusNoContent) // overtaken by complete
+		return nil
+	}
+	p, err := s.open(name, h.now(), req != s.parts[name].progress)
+	if err != nil {
+		return err
+	}
+	p.progress = req
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// grant serves POST /api/v1/sessions/{id}/nodes/{node}/grants.
+func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
+	s, name, err := h.sessionPart(r)
+	if err != nil {
+		return err
+	}
+	var req api.GrantRequest
+	if err := readJSON(w, r, maxGrantBody, false, &req); err != nil {
+		return err
+	}
+	if len(req.Objects) > api.MaxGrants {
+		return invalid("%d objects in one request: at most %d", len(req.Objects), api.MaxGrants)
+	}
+	for i, o := range req.Objects {
+		if err := checkObject(o); err != nil {
+			return invalid("object %d: %v", i, err)
+		}
+	}
+	s.mu.Lock()
+	_, err = s.open(name, h.now(), true)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+
+	answer := api.GrantAnswer{Placements: make([]api.Placement, len(req.Objects))}
+	g, ctx := errgroup.WithContext(r.Context())
+	g.SetLimit(parallel)
+	for i, o := range req.Objects {
+		g.Go(func() (err error) {
+			answer.Placements[i], err = h.place(ctx, s, o)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := s.open(name, h.now(), true)
+	if err != nil {
+		return err
+	}
+	for i, o := range req.Objects {
+		l := answer.Placements[i]
+		_, again := p.placed[l.Key]
+		p.placed[l.Key] = placed{size: o.Size, sha256: o.SHA256, have: l.Grant == nil}
+		if o.Kind == manifest.KindChunk && !again {
+			h.metrics.placed.WithLabelValues(fmt.Sprint(l.Grant == nil)).Add(float64(o.Size))
+		}
+	}
+	writeJSON(w, http.StatusOK, answer)
+	return nil
+}
+
+// checkObject checks what an agent says of an object before anything is done
+// with it.
+func checkObject(o api.Object) error {
+	limit := int64(chunker.MaxSize)
+	switch {
+	case o.Kind == manifest.KindChunk && (o.Ext == chunker.PacketsExt || o.Ext == chunker.EventsExt):
+		if o.Size == 0 {
+			return errors.New("a chunk is never empty")
+		}
+	case o.Kind == manifest.KindInventory && o.Ext == manifest.InventoryExt:
+		limit = manifest.MaxInventory
+	default:
+		return fmt.Errorf("%.40q with extension %.40q is nothing that a snapshot holds", o.Kind, o.Ext)
+	}
+	if o.Size < 0 || o.Size > limit {
+		return fmt.Errorf("size is %d, want at most %d", o.Size, limit)
+	}
+	if _, err := parseSHA256(o.SHA256); err != nil {
+		return err
+	}
+	return nil
+}
+
+func parseSHA256(s string) (sum [sha256.Size]byte, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(sum) || hex.EncodeToString(b) != s {
+		return sum, fmt.Errorf("sha256 %.80q: want %d lower-case hex digits", s, 2*len(sum))
+	}
+	return [sha256.Size]byte(b), nil
+}
+
+// place finds the key of an object, and a grant when it is not in the store.
+func (h *Hub) place(ctx context.Context, s *session, o api.Object) (api.Placement, error) {
+	key, have, err := s.store.Place(ctx, o.Kind, o.Hash, o.Ext, o.Size)
+	if err != nil {
+		return api.Placement{}, err
+	}
+	l := api.Placement{Key: key}
+	if have {
+		return l, nil
+	}
+	sum, err := parseSHA256(o.SHA256)
+	if err != nil {
+		return api.Placement{}, err
+	}
+	expires := h.now().Add(grantTime)
+	if expires.After(s.deadline) {
+		expires = s.deadline
+	}
+	grant, err := h.cfg.Store.Grant(ctx, key, o.Size, sum, expires)
+	if err != nil {
+		return api.Placement{}, fmt.Errorf("grant upload of %s: %w", key, err)
+	}
+	l.Grant = &grant
+	return l, nil
+}
+
+// complete serves POST /api/v1/sessions/{id}/nodes/{node}/complete.
+func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
+	s, name, err := h.sessionPart(r)
+	if err != nil {
+		return err
+	}
+	var req api.CompleteRequest
+	if err := readJSON(w, r, maxPartBody, false, &req); err != nil {
+		return err
+	}
+	if req.Node.Name != name {
+		return invalid("the part of node %.80q is handed in for node %s", req.Node.Name, name)
+	}
+
+	s.mu.Lock()
+	p := s.parts[name]
+	if p.handed != nil {
+		same := reflect.DeepEqual(*p.handed, req.Node)
+		s.mu.Unlock()
+		if !same {
+			return invalid("node %s has handed in another part of session %s already", name, s.id)
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	if _, err := s.open(name, h.now(), true); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	if p.checking {
+		s.mu.Unlock()
+		return unavailable("the part of node %s is being checked already", name)
+	}
+	p.checking = true
+	s.mu.Unlock()
+
+	node, err := h.checkPart(r.Context(), s, p, req.Node)
+
+	s.mu.Lock()
+	p.checking = false
+	p.last = h.now()
+	if err == nil && s.closing {
+		_, err = s.open(name, h.now(), false) // says why
+	}
+	if err != nil {
+		s.mu.Unlock()
+		h.log.Warn("part refused", "session", s.id, "node", name, "error", err)
+		return err
+	}
+	p.node, p.handed = node, &req.Node
+	p.progress.State = stateDone
+	p.progress.Done = p.progress.Bytes
+	finish := s.settled() && s.claim()
+	s.mu.Unlock()
+
+	w.WriteHeader(http.StatusNoContent)
+	if finish {
+		h.background(func(ctx context.Context) { h.finish(ctx, s) })
+	}
+	return nil
+}
+
+// checkPart holds a node's part against what is in the store, and returns it as
+// it goes into the manifest. It calls nothing the node's that the node has not
+// placed in this session.
+func (h *Hub) checkPart(ctx context.Context, s *session, p *part, handed manifest.Node) (*manifest.Node, error) {
+	n := handed
+	n.Interfaces = sortedInterfaces(n.Interfaces)
+	if err := n.Validate(); err != nil {
+		return nil, invalid("the part of node %s is not valid: %v", n.Name, err)
+	}
+	if off := time.Duration(n.Clock.Offset); off > maxOffset || off < -maxOffset {
+		return nil, invalid("the clock of node %s is said to be off by %s", n.Name, off)
+	}
+	if n.Status == manifest.Unreachable {
+		return nil, invalid("node %s says that it is unreachable", n.Name)
+	}
+	for _, stream := range n.Streams {
+		if stream.Stream != chunker.Packets && stream.Stream != chunker.OS {
+			return nil, invalid("node %s: stream %q is none of a node", n.Name, stream.Stream)
+		}
+		if err := h.checkStream(ctx, s, p, stream); err != nil {
+			return nil, err
+		}
+	}
+	judge(&n, s.req)
+	if err := n.Validate(); err != nil {
+		return nil, invalid("the part of node %s is not valid: %v", n.Name, err)
+	}
+	return &n, nil
+}
+
+// maxOffset of a clock keeps sums of times far from overflow.
+const maxOffset = 100 * 365 * 24 * time.Hour
+
+// checkStream reads a stream's inventory and checks that every chunk is there.
+func (h *Hub) checkStream(ctx context.Context, s *session, p *part, stream manifest.Stream) error {
+	is := func(key string) (placed, bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		l, ok := p.placed[key]
+		return l, ok
+	}
+	l, ok := is(stream.Inventory)
+	if !ok || l.size != stream.InventorySize {
+		return invalid("inventory %s of %d bytes was not placed in this session by this node", stream.Inventory, stream.InventorySize)
+	}
+	key, err := manifest.ParseObjectKey(stream.Inventory)
+	if err != nil || key.Kind != manifest.KindInventory {
+		return invalid("%s is no inventory", stream.Inventory)
+	}
+	b, err := store.ReadAll(ctx, h.cfg.Store, stream.Inventory, stream.InventorySize)
+	switch {
+	case errors.Is(err, store.ErrNotExist):
+		return invalid("inventory %s has not been uploaded", stream.Inventory)
+	case err != nil:
+		return fmt.Errorf("read inventory: %w", err)
+	case int64(len(b)) != stream.InventorySize || chunker.HashOf(b) != key.Hash:
+		return invalid("inventory %s: what was uploaded is something else", stream.Inventory)
+	}
+	entries, err := manifest.DecodeInventory(b)
+	if err != nil {
+		return invalid("inventory %s: %v", stream.Inventory, err)
+	}
+	sum := manifest.SumInventory(stream.Stream, entries)
+	sum.Inventory, sum.InventorySize = stream.Inventory, stream.InventorySize
+	if sum != stream {
+		return invalid("inventory %s does not add up to what its stream says", stream.Inventory)
+	}
+
+	var missing []manifest.Entry // to be looked for
+	for _, e := range entries {
+		l, ok := is(e.Key)
+		if !ok || l.size != e.Size || l.sha256 != e.SHA256 {
+			return invalid("chunk %s was not placed as this in this session by this node", e.Key)
+		}
+		if k, err := manifest.ParseObjectKey(e.Key); err != nil || k.Kind != manifest.KindChunk || k.Ext != chunker.Ext(stream.Stream) {
+			return invalid("%s is no chunk of stream %s", e.Key, stream.Stream)
+		}
+		if !l.have {
+			missing = append(missing, e)
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, e := range missing {
+		g.Go(func() error {
+			info, err := h.cfg.Store.Stat(ctx, e.Key)
+			switch {
+			case errors.Is(err, store.ErrNotExist):
+				return invalid("chunk %s has not been uploaded", e.Key)
+			case err != nil:
+				return fmt.Errorf("look for chunk %s: %w", e.Key, err)
+			case info.Size != e.Size:
+				return invalid("chunk %s has %d bytes in the store, not %d", e.Key, info.Size, e.Size)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}

@@ -1,0 +1,123 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"pcapsule/archive"
+	"pcapsule/chunker"
+	"pcapsule/internal/api"
+	"pcapsule/pcapgen"
+	"pcapsule/store"
+)
+
+// refuse is an error for the client: status, code, and one line for people.
+func refuse(status int, code, format string, args ...any) *api.Error {
+	return &api.Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func invalid(format string, args ...any) *api.Error {
+	return refuse(http.StatusBadRequest, api.CodeInvalid, format, args...)
+}
+
+func unavailable(format string, args ...any) *api.Error {
+	return refuse(http.StatusServiceUnavailable, api.CodeUnavailable, format, args...)
+}
+
+// problem says what an error means for the client.
+func problem(err error) *api.Error {
+	var e *api.Error
+	var tooLarge *http.MaxBytesError
+	var node *pcapgen.UnknownNodeError
+	var iface *pcapgen.UnknownInterfaceError
+	var mixed *pcapgen.MixedLinkTypesError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &tooLarge):
+		return refuse(http.StatusRequestEntityTooLarge, api.CodeInvalid, "the request is larger than the %d bytes allowed", tooLarge.Limit)
+	case errors.Is(err, archive.ErrNotFound):
+		return refuse(http.StatusNotFound, api.CodeNotFound, "%v", err)
+	case errors.Is(err, archive.ErrNameTaken):
+		return refuse(http.StatusConflict, api.CodeNameTaken, "%v", err)
+	case errors.Is(err, archive.ErrAmbiguous):
+		return refuse(http.StatusBadRequest, api.CodeInvalid, "%v", err)
+	case errors.As(err, &node):
+		return refuse(http.StatusNotFound, api.CodeUnknownNode, "%v", node)
+	case errors.As(err, &iface):
+		return refuse(http.StatusNotFound, api.CodeNotFound, "%v", iface)
+	case errors.As(err, &mixed):
+		return refuse(http.StatusUnprocessableEntity, api.CodeMixedLinks, "%v", mixed)
+	case errors.Is(err, pcapgen.ErrWindow):
+		return invalid("%v", err)
+	case errors.Is(err, store.ErrNoSpace):
+		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "%v: free some space, or delete snapshots and sweep", err)
+	case errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):
+		return refuse(http.StatusInternalServerError, api.CodeDamaged, "%v: `pcapsule verify` says all that is wrong", err)
+	case errors.Is(err, context.Canceled):
+		return unavailable("the hub is stopping: try again")
+	default:
+		// Whatever else goes wrong, goes wrong at the store.
+		return unavailable("the store does not do its part: %v", err)
+	}
+}
+
+// writeError answers with err, whose status must not have been sent yet.
+func writeError(w http.ResponseWriter, err error) {
+	e := problem(err)
+	if e.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	writeJSON(w, e.Status, e)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil { // our own types, all of which can be encoded
+		panic(err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}
+
+// bodyTime is how long a client may take to send a JSON body.
+const bodyTime = 30 * time.Second
+
+// readJSON decodes a request's body of at most limit bytes. A strict one may
+// hold nothing that the hub does not know: it was typed by a person, perhaps
+// wrongly. Agents of other versions may say more than this hub understands.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, strict bool, v any) error {
+	rc := http.NewResponseController(w)
+	// A server without deadlines is a test's.
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTime))
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	if strict {
+		d.DisallowUnknownFields()
+	}
+	err := d.Decode(v)
+	if err == nil {
+		if _, end := d.Token(); end != io.EOF {
+			err = errors.New("there is more than one JSON value")
+		}
+	}
+	// The deadline must not end a long answer.
+	_ = rc.SetReadDeadline(time.Time{})
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return err
+	case err == io.EOF:
+		return invalid("the request has no body: want JSON")
+	case err != nil:
+		return invalid("the request's body cannot be read: %v", err)
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package hub
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"pcapsule/internal/api"
+	"pcapsule/store"
+)
+
+// A Role is what a request needs its sender to be.
+type Role string
+
+// Roles, each for some of the routes.
+const (
+	Anyone   Role = ""         // health, metrics, the API's document
+	Viewer   Role = "viewer"   // sees what there is
+	Exporter Role = "exporter" // reads packets
+	Operator Role = "operator" // makes and deletes snapshots
+	Agent    Role = "agent"    // hands in a node's part
+)
+
+// A handler answers a request, or returns an error before it has begun to.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+type route struct {
+	method, path string
+	role         Role
+	handle       handler
+}
+
+// routes is the whole API, and what openapi.json documents.
+func (h *Hub) routes() []route {
+	const v1 = api.Prefix
+	all := []route{
+		{"GET", v1 + "/hub", Viewer, h.getHub},
+		{"GET", v1 + "/nodes", Viewer, h.listNodes},
+		{"GET", v1 + "/snapshots", Viewer, h.listSnapshots},
+		{"POST", v1 + "/snapshots", Operator, h.createSnapshot},
+		{"GET", v1 + "/snapshots/{ref}", Viewer, h.getSnapshot},
+		{"DELETE", v1 + "/snapshots/{ref}", Operator, h.deleteSnapshot},
+		{"GET", v1 + "/snapshots/{ref}/pcap", Exporter, h.exportPcap},
+		{"GET", v1 + "/snapshots/{ref}/archive", Exporter, h.exportArchive},
+		{"GET", v1 + "/objects/{kind}/{group}/{name}", Exporter, h.getObject},
+		{"POST", v1 + "/agents/{node}/poll", Agent, h.poll},
+		{"POST", v1 + "/sessions/{id}/nodes/{node}/grants", Agent, h.grant},
+		{"POST", v1 + "/sessions/{id}/nodes/{node}/progress", Agent, h.progress},
+		{"POST", v1 + "/sessions/{id}/nodes/{node}/complete", Agent, h.complete},
+		{"POST", v1 + "/sweep", Operator, h.sweep},
+		{"GET", v1 + "/openapi.json", Anyone, h.getOpenAPI},
+		{"GET", "/healthz", Anyone, h.healthz},
+		{"GET", "/readyz", Anyone, h.readyz},
+		{"GET", "/metrics", Anyone, plain(promhttp.HandlerFor(h.metrics.registry, promhttp.HandlerOpts{}))},
+	}
+	if g, ok := h.cfg.Store.(interface{ GrantHandler() http.Handler }); ok {
+		// The grant in the URL is the permission.
+		all = append(all, route{"PUT", store.GrantPath + "{kind}/{group}/{name}", Anyone, h.putGranted(g.GrantHandler())})
+	}
+	return all
+}
+
+func plain(next http.Handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		next.ServeHTTP(w, r)
+		return nil
+	}
+}
+
+// Handler serves the hub's whole API.
+func (h *Hub) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range h.routes() {
+		mux.Handle(rt.method+" "+rt.path, h.serve(rt))
+	}
+	// What the mux itself would answer in plain text.
+	mux.Handle("/", h.serve(route{handle: func(w http.ResponseWriter, r *http.Request) error {
+		for _, rt := range h.routes() {
+			if rt.method != r.Method && matches(rt.path, r.URL.Path) {
+				return refuse(http.StatusMethodNotAllowed, api.CodeInvalid, "%s is not served at %s", r.Method, r.URL.Path)
+			}
+		}
+		return refuse(http.StatusNotFound, api.CodeNotFound, "nothing is served at %.200q: see %s/openapi.json for what is", r.URL.Path, api.Prefix)
+	}}))
+	return mux
+}
+
+// matches tells whether path is one that a route's pattern stands for.
+func matches(pattern, path string) bool {
+	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
+	if len(want) != len(have) {
+		return false
+	}
+	for i := range want {
+		if want[i] != have[i] && !strings.HasPrefix(want[i], "{") {
+			return false
+		}
+	}
+	return true
+}
+
+// serve guards a route: who may send what from where is decided here, for all.
+func (h *Hub) serve(rt route) http.Handler {
+	origin := http.NewCrossOriginProtection()
+	pattern := rt.path
+	if pattern == "" {
+		pattern = "other"
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w}
+		began := h.now()
+		defer func() {
+			h.metrics.requests.WithLabelValues(r.Method, pattern, strconv.Itoa(rec.code())).Observe(h.now().Sub(began).Seconds())
+		}()
+		rec.Header().Set("X-Content-Type-Options", "nosniff")
+		err := h.checkHost(r.Host)
+		if err == nil {
+			err = checkOrigin(origin, r)
+		}
+		if err == nil && h.cfg.Authorise != nil {
+			err = h.cfg.Authorise(r, rt.role)
+		}
+		if err == nil {
+			err = rt.handle(rec, r)
+		}
+		if err == nil || rec.status != 0 {
+			return
+		}
+		if e := problem(err); e.Status >= 500 && r.Context().Err() == nil {
+			h.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", err)
+		}
+		writeError(rec, err)
+	})
+}
+
+// checkHost refuses names that the hub was not told are its own. A web page
+// whose name was made to resolve to this machine ("DNS rebinding") comes with
+// such a name; it cannot come with an address.
+func (h *Hub) checkHost(host string) error {
+	name := host
+	if n, _, err := net.SplitHostPort(host); err == nil {
+		name = n
+	}
+	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
+	if strings.EqualFold(name, "localhost") {
+		return nil
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return nil
+	}
+	for _, own := range h.cfg.Hosts {
+		if strings.EqualFold(name, own) {
+			return nil
+		}
+	}
+	return refuse(http.StatusForbidden, api.CodeForbidden,
+		"this hub does not go by the name %.100q: use its IP address, or start it with a --listen address that has this name", name)
+}
+
+// checkOrigin refuses what other web sites make a browser send.
+func checkOrigin(p *http.CrossOriginProtection, r *http.Request) error {
+	site := r.Header.Get("Sec-Fetch-Site")
+	foreign := (site == "cross-site" || site == "same-site") && r.Header.Get("Sec-Fetch-Mode") != "navigate"
+	if err := p.Check(r); err != nil || foreign {
+		return refuse(http.StatusForbidden, api.CodeForbidden, "requests of other web sites are not served")
+	}
+	return nil
+}
+
+// audit logs who took or removed what.
+func (h *Hub) audit(r *http.Request, action string, err error, args ...any) {
+	args = append([]any{"action", action, "remote", r.RemoteAddr}, args...)
+	if err != nil {
+		args = append(args, "error", err)
+	}
+	h.log.Info("audit", args...)
+}
+
+// recorder notes an answer's status.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+func (r *recorder) code() int {
+	if r.status == 0 {
+		return http.StatusOK
+	}
+	return r.status
+}
+
+// getHub serves GET /api/v1/hub.
+func (h *Hub) getHub(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, api.Hub{
+		Version:   h.cfg.Version,
+		Store:     store.Describe(h.cfg.Store),
+		PublicKey: h.cfg.Signer.Public().SignersLine(),
+		Time:      h.now().UTC(),
+	})
+	return nil
+}
+
+// healthz says that the process serves.
+func (h *Hub) healthz(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := w.Write([]byte("ok\n"))
+	return err
+}
+
+// readyz says that the store answers and that predecessors' sessions are taken
+// over.
+func (h *Hub) readyz(w http.ResponseWriter, r *http.Request) error {
+	select {
+	case <-h.ready:
+	default:
+		return unavailable("the hub is starting")
+	}
+	for _, err := range h.cfg.Store.List(r.Context(), "intents/") {
+		if err != nil && !errors.Is(err, store.ErrNoList) {
+			return unavailable("the store does not answer: %v", err)
+		}
+		break
+	}
+	return h.healthz(w, r)
+}
+
+// putGranted serves PUT /grants/…: uploads to a store that has no server of its
+// own.
+func (h *Hub) putGranted(next http.Handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		// A stalled upload holds a connection and a file.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(uploadTime))
+		next.ServeHTTP(w, r)
+		h.metrics.uploaded.Add(float64(max(0, r.ContentLength)))
+		return nil
+	}
+}
+
+// uploadTime is how long one upload may take: an object of 16 MiB over a line of
+// 0.3 Mbit/s, with some patience.
+const uploadTime = 10 * time.Minute

@@ -1,0 +1,195 @@
+package hub
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"pcapsule/archive"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+// States of a part, as api.Progress has them.
+const (
+	stateWaiting     = "waiting"
+	stateSealing     = "sealing"
+	stateUploading   = "uploading"
+	stateDone        = "done"
+	stateUnreachable = "unreachable"
+)
+
+// request is what a session's intent holds: all that a successor needs to carry
+// on.
+type request struct {
+	Window manifest.Interval `json:"window"` // in the hub's time; empty for an import
+	Nodes  []string          `json:"nodes"`  // sorted
+	Import bool              `json:"import,omitempty"`
+
+	Carries string `json:"carries,omitempty"` // the session of a dead hub that this one carries on
+}
+
+// A session is one attempt at creating a snapshot, in this process. It ends by
+// exactly one of done, failed and superseded; then ended is closed.
+type session struct {
+	id, name string
+	req      request
+	created  time.Time
+	deadline time.Time // no answer is taken after it
+	store    *archive.Session
+	ended    chan struct{}
+
+	mu      sync.Mutex
+	parts   map[string]*part
+	closing bool // some goroutine is ending the session: no more answers are taken
+	done    *manifest.Manifest
+	failure *api.Error // of a failed or superseded session
+	endedAt time.Time
+}
+
+// A part is what one node owes a session. The session's lock guards it.
+type part struct {
+	progress api.Progress
+	answered bool      // the node has been heard of in this session
+	last     time.Time // when it last made progress
+	placed   map[string]placed
+	checking bool // a complete answer is being checked: the node is not late
+	node     *manifest.Node
+	handed   *manifest.Node // node, as it was handed in
+}
+
+// placed is an object for which this session has found a key.
+type placed struct {
+	size   int64
+	sha256 string
+	have   bool // it was in the store already; else it has to be checked
+}
+
+func newSession(id, name string, req request, now time.Time, lifetime time.Duration) *session {
+	s := &session{
+		id: id, name: name, req: req, created: now, deadline: now.Add(lifetime),
+		ended: make(chan struct{}), parts: map[string]*part{},
+	}
+	for _, n := range req.Nodes {
+		s.parts[n] = &part{
+			progress: api.Progress{Node: n, State: stateWaiting},
+			last:     now,
+			placed:   map[string]placed{},
+		}
+	}
+	return s
+}
+
+// task is what an agent is asked for.
+func (s *session) task() api.Task {
+	return api.Task{Session: s.id, Window: s.req.Window, Deadline: s.deadline.UTC()}
+}
+
+// over tells whether the session has ended.
+func (s *session) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaits tells whether the agent of a node has yet to hand in its part.
+func (s *session) awaits(name string) bool {
+	if s.req.Import {
+		return false // whoever imports knows
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.parts[name]
+	return !s.closing && p != nil && !p.settled()
+}
+
+// settled tells whether nothing more is expected of a part.
+func (p *part) settled() bool {
+	return p.node != nil || p.progress.State == stateUnreachable
+}
+
+// settled tells whether nothing more is expected of any part. The caller holds
+// s.mu.
+func (s *session) settled() bool {
+	for _, p := range s.parts {
+		if !p.settled() {
+			return false
+		}
+	}
+	return true
+}
+
+// claim makes the caller the one who ends the session. The caller holds s.mu.
+func (s *session) claim() bool {
+	if s.closing {
+		return false
+	}
+	s.closing = true
+	return true
+}
+
+// end ends the session as the one who claimed it.
+func (s *session) end(m *manifest.Manifest, failure *api.Error, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done, s.failure, s.endedAt = m, failure, now
+	for _, p := range s.parts {
+		p.placed = nil // tens of megabytes in a large one
+	}
+	close(s.ended)
+}
+
+// expire gives up on nodes that are late at now, and tells whether that, or what
+// came before, settles the session. A node that has not answered at all gets
+// first, then patience after each step.
+func (s *session) expire(now time.Time, first, patience time.Duration) (late []string, settled bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, false
+	}
+	for name, p := range s.parts {
+		if p.settled() || p.checking {
+			continue
+		}
+		limit := patience
+		if !p.answered && !s.req.Import {
+			limit = first
+		}
+		if now.Sub(p.last) > limit || now.After(s.deadline) {
+			p.progress.State = stateUnreachable
+			late = append(late, name)
+		}
+	}
+	slices.Sort(late)
+	return late, s.settled()
+}
+
+// view is the session as a snapshot in the making, or one that failed.
+func (s *session) view() api.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done != nil {
+		return api.Of(s.done)
+	}
+	v := api.Snapshot{
+		ID: s.id, Name: s.name, Status: api.Creating,
+		Created: s.created.UTC(), Nodes: s.req.Nodes,
+	}
+	if !s.req.Import {
+		v.Start, v.End = s.req.Window.From.Time(), s.req.Window.To.Time()
+	}
+	if s.failure != nil {
+		v.Status, v.Error, v.Reasons = api.Failed, s.failure, []string{s.failure.Message}
+		return v
+	}
+	for _, name := range s.req.Nodes {
+		p := s.parts[name].progress
+		v.Progress = append(v.Progress, p)
+		v.Size += p.Bytes
+	}
+	return v
+}

@@ -1,0 +1,216 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"pcapsule/manifest"
+)
+
+// Of is what a list says of the snapshot with this manifest.
+func Of(m *manifest.Manifest) Snapshot {
+	s := Snapshot{
+		ID:      m.ID,
+		Name:    m.Name,
+		Status:  m.Status,
+		Reasons: m.Reasons,
+		Size:    m.Totals.Size,
+		RawSize: m.Totals.RawSize,
+		Records: m.Totals.Records,
+		Drops:   m.Totals.Drops,
+		Start:   m.Window.From.Time(),
+		End:     m.Window.To.Time(),
+		Created: m.Created.Time(),
+		Nodes:   []string{},
+	}
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		s.Nodes = append(s.Nodes, n.Name)
+		_, warnings := Explain(n.Gaps, NodeWindow(m.Window, n.Clock))
+		for _, w := range warnings {
+			s.Warnings = append(s.Warnings, "node "+n.Name+": "+w)
+		}
+	}
+	return s
+}
+
+// NodeWindow is a window of the hub's time by a node's own clock.
+func NodeWindow(w manifest.Interval, c manifest.Clock) manifest.Interval {
+	return manifest.Interval{From: w.From + c.Offset, To: w.To + c.Offset}
+}
+
+// Explain says for people what the gaps of one node mean for a window of its
+// time, a line for each kind. Reasons make the node's part partial: some of what
+// was asked for is not there and cannot be had. Warnings do not: packets that
+// the kernel dropped are counted in the chunks and were never to be had, a clock
+// that jumped moves timestamps but loses nothing, and what an import leaves out
+// are not packets.
+func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings []string) {
+	for _, kind := range gapKinds(gaps) {
+		var g gapSum
+		for _, gap := range gaps {
+			if gap.Reason == kind {
+				g.add(gap, window)
+			}
+		}
+		switch when := g.when(); kind {
+		case manifest.GapKernelDrop:
+			warnings = append(warnings, fmt.Sprintf("the kernel dropped %s%s: give the agent more CPU or a larger capture buffer", g.lost(), when))
+		case manifest.GapClockStep:
+			warnings = append(warnings, fmt.Sprintf("its clock jumped%s: times around that are off", when)+g.details())
+		case manifest.GapSkipped:
+			warnings = append(warnings, "what is not packets was left out"+g.details())
+		case manifest.GapTruncated:
+			reasons = append(reasons, "the capture is cut short"+g.details())
+		default:
+			if len(g.at) == 0 {
+				continue // outside the window
+			}
+			reasons = append(reasons, strings.TrimSpace(when)+" "+g.lack(kind))
+		}
+	}
+	return reasons, warnings
+}
+
+// gapKinds are the reasons that occur, in the order in which people want them.
+func gapKinds(gaps []manifest.Gap) []string {
+	known := []string{
+		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapRingOverrun, manifest.GapDiskFull,
+		manifest.GapDamaged, manifest.GapTruncated, manifest.GapKernelDrop, manifest.GapClockStep, manifest.GapSkipped,
+	}
+	rank := func(kind string) int {
+		if i := slices.Index(known, kind); i >= 0 {
+			return i
+		}
+		return len(known)
+	}
+	var kinds []string
+	for _, g := range gaps {
+		if !slices.Contains(kinds, g.Reason) {
+			kinds = append(kinds, g.Reason)
+		}
+	}
+	slices.SortFunc(kinds, func(a, b string) int {
+		if d := rank(a) - rank(b); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	})
+	return kinds
+}
+
+// gapSum is what gaps of one kind amount to within a window.
+type gapSum struct {
+	at     []manifest.Interval
+	count  uint64
+	detail []string
+}
+
+func (s *gapSum) add(g manifest.Gap, window manifest.Interval) {
+	in := manifest.Interval{From: max(g.From, window.From), To: min(g.To, window.To)}
+	point := g.From == g.To && g.From >= window.From && g.From <= window.To
+	if in.From >= in.To && !point {
+		if g.Reason != manifest.GapSkipped && g.Reason != manifest.GapTruncated {
+			return
+		}
+	} else {
+		s.at = append(s.at, in)
+	}
+	s.count += g.Count
+	if g.Detail != "" && !slices.Contains(s.detail, g.Detail) {
+		s.detail = append(s.detail, g.Detail)
+	}
+}
+
+// lack says what a gap of some kind means, after the times of it.
+func (s *gapSum) lack(kind string) string {
+	switch kind {
+	case manifest.GapEvicted:
+		return "had been recycled by the ring: make the ring larger (--ring-size)" + s.details()
+	case manifest.GapNotRunning:
+		return "was not recorded: no capture ran there then" + s.details()
+	case manifest.GapRingOverrun:
+		return "lost " + s.lost() + ": the ring was full of chunks that snapshots in the making held; make the ring larger (--ring-size)" + s.details()
+	case manifest.GapDiskFull:
+		return "lost " + s.lost() + ": the disk of the ring was full; free some space on it" + s.details()
+	case manifest.GapDamaged:
+		return "was recorded, but the ring's disk gave back other bytes than were written: check that disk" + s.details()
+	case manifest.GapUnreachable:
+		return "is missing: the node did not answer in time" + s.details()
+	default:
+		return "is incomplete: " + kind + s.details()
+	}
+}
+
+func (s *gapSum) lost() string {
+	switch s.count {
+	case 0:
+		return "packets"
+	case 1:
+		return "1 packet"
+	default:
+		return fmt.Sprintf("%d packets", s.count)
+	}
+}
+
+// details in brackets; the first three.
+func (s *gapSum) details() string {
+	if len(s.detail) == 0 {
+		return ""
+	}
+	d := s.detail
+	if len(d) > 3 {
+		d = append(slices.Clone(d[:3]), fmt.Sprintf("and %d more", len(s.detail)-3))
+	}
+	return " (" + strings.Join(d, "; ") + ")"
+}
+
+// when lists the times, merged; the first three of them.
+func (s *gapSum) when() string {
+	at := slices.Clone(s.at)
+	slices.SortFunc(at, func(a, b manifest.Interval) int {
+		switch {
+		case a.From < b.From:
+			return -1
+		case a.From > b.From:
+			return 1
+		}
+		return 0
+	})
+	var merged []manifest.Interval
+	for _, i := range at {
+		if n := len(merged); n > 0 && i.From <= merged[n-1].To+manifest.Nanos(time.Second) {
+			merged[n-1].To = max(merged[n-1].To, i.To)
+			continue
+		}
+		merged = append(merged, i)
+	}
+	var b strings.Builder
+	for i, m := range merged {
+		switch {
+		case i == 3:
+			fmt.Fprintf(&b, " and %d times more", len(merged)-3)
+			return b.String()
+		case i > 0:
+			b.WriteString(",")
+		}
+		b.WriteString(" " + Span(m))
+	}
+	return b.String()
+}
+
+// Span is an interval as people read it, in UTC and whole seconds, rounded
+// outwards.
+func Span(i manifest.Interval) string {
+	from := i.From.Time().Truncate(time.Second)
+	to := i.To.Time()
+	if t := to.Truncate(time.Second); !t.Equal(to) {
+		to = t.Add(time.Second)
+	}
+	if from.Format(time.DateOnly) == to.Format(time.DateOnly) {
+		return from.Format(time.DateTime) + "–" + to.Format(time.TimeOnly) + " UTC"
+	}
+	return from.Format(time.DateTime) + "–" + to.Format(time.DateTime) + " UTC"
+}
