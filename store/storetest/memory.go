@@ -235,3 +235,6 @@ func check(ctx context.Context, key string) error {
 	}
 	return store.CheckKey(key)
 }
+
+// String is for messages.
+func (m *Memory) String() string { return "memory" }

@@ -1,0 +1,420 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// S3 is a store in a bucket of an S3 service, below a prefix.
+//
+// Put relies on If-None-Match, which not every service honours: Probe finds out.
+// In a bucket with versions, Delete leaves a marker, and the bytes stay until the
+// bucket's own rules remove old versions.
+type S3 struct {
+	opt    S3Options
+	client *minio.Core
+	prefix string // empty, or ends in a slash
+	retry  retryPolicy
+}
+
+// NewS3 connects to a bucket, finds its region when opt does not say it, and
+// checks that it can be listed.
+func NewS3(ctx context.Context, opt S3Options) (*S3, error) {
+	s := &S3{
+		opt:   opt,
+		retry: retryPolicy{cmp.Or(opt.Attempts, defaultAttempts), cmp.Or(opt.Backoff, defaultBackoff)},
+	}
+	if opt.Bucket == "" {
+		return nil, errors.New("the bucket's name is empty: give the store as s3://bucket/prefix")
+	}
+	if p := strings.Trim(opt.Prefix, "/"); p != "" {
+		if err := CheckKey(p); err != nil {
+			return nil, fmt.Errorf("prefix in bucket %s: %w", opt.Bucket, err)
+		}
+		s.prefix = p + "/"
+	}
+	if err := s.connect(); err != nil {
+		return nil, fmt.Errorf("open %s: %w", s, err)
+	}
+	err := s.check(ctx)
+	var e *s3Error
+	if errors.As(err, &e) && e.region != "" && e.region != s.opt.Region && opt.Region == "" {
+		s.opt.Region = e.region
+		if err := s.connect(); err != nil {
+			return nil, fmt.Errorf("open %s: %w", s, err)
+		}
+		err = s.check(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", s, err)
+	}
+	return s, nil
+}
+
+// check lists one key: that tells a missing bucket from forbidden, and both from
+// a wrong endpoint, as no other request does.
+func (s *S3) check(ctx context.Context) error {
+	quick := *s
+	quick.retry.attempts = min(quick.retry.attempts, 4)
+	for _, err := range quick.page(ctx, s.prefix, "", 1) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// String is the location that Open takes.
+func (s *S3) String() string {
+	return strings.TrimSuffix("s3://"+s.opt.Bucket+"/"+s.prefix, "/")
+}
+
+// try is one operation with retries. Its error is explained for people.
+func (s *S3) try(ctx context.Context, op s3Op, key string, f func(attempt int) error) error {
+	var last error
+	err := s.retry.do(ctx, func(attempt int) (bool, error) {
+		last = f(attempt)
+		if last == nil {
+			return false, nil
+		}
+		return retryS3(last), s.explain(op, last)
+	})
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = joinCause(ctx, err)
+	}
+	return fmt.Errorf("%s %s/%s: %w", op.verb, s, key, err)
+}
+
+// Put sends body with its SHA-256, which the service checks. When an attempt got
+// no answer and a later one finds the key taken, Put reads what is there: if it
+// is body then that attempt had succeeded, and Put returns nil.
+func (s *S3) Put(ctx context.Context, key string, body Body) error {
+	if err := s.checkCall(ctx, key); err != nil {
+		return err
+	}
+	if body.Size > maxPut {
+		return fmt.Errorf("put %s/%s: %d bytes are more than an S3 service takes at once", s, key, body.Size)
+	}
+	opts := minio.PutObjectOptions{
+		// The hash of the body is signed as a whole instead.
+		DisableContentSha256: true,
+		DisableMultipart:     true,
+		UserMetadata:         map[string]string{checksumHeader: base64.StdEncoding.EncodeToString(body.SHA256[:])},
+	}
+	opts.SetMatchETagExcept("*")
+	return s.try(ctx, opPut, key, func(attempt int) error {
+		r := newPutReader(body)
+		defer r.stop()
+		_, err := s.client.PutObject(ctx, s.opt.Bucket, s.prefix+key, r, body.Size, "",
+			hex.EncodeToString(body.SHA256[:]), opts)
+		switch {
+		case err == nil:
+			return nil
+		case r.failed() != nil:
+			return bodyError{r.failed()}
+		case attempt > 1 && minio.ToErrorResponse(err).StatusCode == http.StatusPreconditionFailed:
+			same, rerr := s.holds(ctx, key, body)
+			if rerr != nil {
+				return rerr
+			}
+			if same {
+				return nil
+			}
+		}
+		return err
+	})
+}
+
+const (
+	checksumHeader = "X-Amz-Checksum-Sha256"
+	maxPut         = 5 << 30 // bytes in one request, by the definition of S3
+	maxGrant       = 7 * 24 * time.Hour
+)
+
+// holds tells whether the object at key is body.
+func (s *S3) holds(ctx context.Context, key string, body Body) (bool, error) {
+	r, _, _, err := s.client.GetObject(ctx, s.opt.Bucket, s.prefix+key, minio.GetObjectOptions{})
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, io.LimitReader(r, body.Size+1))
+	return n == body.Size && bytes.Equal(h.Sum(nil), body.SHA256[:]), err
+}
+
+// A putReader is the body of one request. The transport may read from it still
+// when the answer is there; stop ends that, since the body is its owner's again
+// when Put returns. It also tells an error of the body from one of the network.
+type putReader struct {
+	*io.SectionReader
+
+	mu  sync.Mutex
+	err error // guarded by mu
+	off bool  // guarded by mu
+}
+
+func newPutReader(b Body) *putReader {
+	return &putReader{SectionReader: io.NewSectionReader(b, 0, b.Size)}
+}
+
+func (r *putReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.off {
+		return 0, io.ErrClosedPipe
+	}
+	n, err := r.SectionReader.Read(p)
+	if errors.Is(err, io.EOF) {
+		if at, _ := r.SectionReader.Seek(0, io.SeekCurrent); at < r.Size() {
+			err = fmt.Errorf("%w: the body ends after %d of %d bytes", ErrChecksum, at, r.Size())
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+func (r *putReader) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.off = true
+}
+
+func (r *putReader) failed() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// bodyError is an error of the body of a Put, which no retry mends.
+type bodyError struct{ error }
+
+func (e bodyError) Unwrap() error { return e.error }
+
+func (s *S3) checkCall(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return CheckKey(key)
+}
+
+// Get reads on after a broken connection, where it broke.
+func (s *S3) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
+	if err := s.checkCall(ctx, key); err != nil {
+		return nil, err
+	}
+	if off < 0 {
+		return nil, fmt.Errorf("get %s/%s: offset %d is negative", s, key, off)
+	}
+	if n == 0 {
+		_, err := s.Stat(ctx, key)
+		return io.NopCloser(strings.NewReader("")), err
+	}
+	r := &s3Reader{s: s, ctx: ctx, key: key, off: off, n: n}
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+type s3Reader struct {
+	s      *S3
+	ctx    context.Context
+	key    string
+	off, n int64 // of what was not read yet; n negative: to the end
+	etag   string
+	body   io.ReadCloser // nil: nothing is left
+	broken int           // connections in a row that gave nothing
+}
+
+// open requests what was not read yet.
+func (r *s3Reader) open() error {
+	return r.s.try(r.ctx, opGet, r.key, func(int) error {
+		var opts minio.GetObjectOptions
+		if rng := rangeHeader(r.off, r.n); rng != "" {
+			opts.Set("Range", rng)
+		}
+		if r.etag != "" {
+			if err := opts.SetMatchETag(r.etag); err != nil {
+				return err
+			}
+		}
+		body, info, header, err := r.s.client.GetObject(r.ctx, r.s.opt.Bucket, r.s.prefix+r.key, opts)
+		if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
+			r.body = nil
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if r.off > 0 && header.Get("Content-Range") == "" {
+			body.Close()
+			return errors.New("the server ignores Range")
+		}
+		r.body, r.etag = body, info.ETag
+		return nil
+	})
+}
+
+func (r *s3Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.n >= 0 {
+		p = p[:min(int64(len(p)), r.n)]
+	}
+	if r.body == nil || len(p) == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.body.Read(p)
+	r.off += int64(n)
+	if r.n >= 0 {
+		r.n -= int64(n)
+	}
+	if n > 0 {
+		r.broken = 0
+	}
+	if err == nil || errors.Is(err, io.EOF) || r.n == 0 {
+		return n, err
+	}
+	if r.broken++; r.ctx.Err() != nil || r.broken >= r.s.retry.attempts {
+		return n, fmt.Errorf("get %s/%s: %w", r.s, r.key, r.s.explain(opGet, err))
+	}
+	r.body.Close()
+	return n, r.open()
+}
+
+func (r *s3Reader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	return r.body.Close()
+}
+
+// Stat asks with HEAD.
+func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
+	if err := s.checkCall(ctx, key); err != nil {
+		return Info{}, err
+	}
+	var info minio.ObjectInfo
+	err := s.try(ctx, opStat, key, func(int) (err error) {
+		info, err = s.client.StatObject(ctx, s.opt.Bucket, s.prefix+key, minio.StatObjectOptions{})
+		return err
+	})
+	if err != nil {
+		return Info{}, err
+	}
+	return Info{Key: key, Size: info.Size, Modified: info.LastModified}, nil
+}
+
+// List asks for a page after the other, and reads on after an error where it was.
+func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := checkPrefix(prefix); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		for info, err := range s.page(ctx, s.prefix+prefix, "", s.opt.pageSize) {
+			if err != nil {
+				yield(Info{}, err)
+				return
+			}
+			info.Key = strings.TrimPrefix(info.Key, s.prefix)
+			if CheckKey(info.Key) == nil && !yield(info, nil) {
+				return
+			}
+		}
+	}
+}
+
+// page yields what starts with prefix and comes after last, with whole names. It
+// asks for size keys at once.
+func (s *S3) page(ctx context.Context, prefix, last string, size int) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		done := false
+		err := s.try(ctx, opList, strings.TrimPrefix(prefix, s.prefix), func(int) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			for o := range s.client.ListObjectsIter(ctx, s.opt.Bucket, minio.ListObjectsOptions{
+				Prefix: prefix, StartAfter: last, MaxKeys: size, Recursive: true, FetchOwner: new(bool),
+			}) {
+				switch {
+				case o.Err != nil:
+					return o.Err
+				case o.Key <= last:
+					return errUnsorted
+				case !strings.HasPrefix(o.Key, prefix):
+					return fmt.Errorf("the server lists %q for prefix %q", o.Key, prefix)
+				}
+				last = o.Key
+				if !yield(Info{Key: o.Key, Size: o.Size, Modified: o.LastModified}, nil) {
+					done = true
+					return nil
+				}
+			}
+			return ctx.Err()
+		})
+		if err != nil && !done {
+			yield(Info{}, err)
+		}
+	}
+}
+
+var errUnsorted = errors.New("the service does not list keys in order, as its directory buckets do: use another bucket")
+
+// Delete removes an object, or its newest version.
+func (s *S3) Delete(ctx context.Context, key string) error {
+	if err := s.checkCall(ctx, key); err != nil {
+		return err
+	}
+	err := s.try(ctx, opDelete, key, func(int) error {
+		return s.client.RemoveObject(ctx, s.opt.Bucket, s.prefix+key, minio.RemoveObjectOptions{})
+	})
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Grant presigns a PUT whose write-once condition and checksum the service
+// enforces. It lasts a week at most, and no longer than the credentials.
+func (s *S3) Grant(ctx context.Context, key string, size int64, sum [sha256.Size]byte, expires time.Time) (Grant, error) {
+	if err := s.checkCall(ctx, key); err != nil {
+		return Grant{}, err
+	}
+	now := time.Now()
+	ttl := min(expires.Sub(now), maxGrant).Truncate(time.Second)
+	if ttl < time.Second {
+		return Grant{}, fmt.Errorf("grant for %s/%s: it would expire at once", s, key)
+	}
+	if size < 0 || size > maxPut {
+		return Grant{}, fmt.Errorf("grant for %s/%s: size of %d bytes", s, key, size)
+	}
+	header := http.Header{
+		"If-None-Match": {"*"},
+		checksumHeader:  {base64.StdEncoding.EncodeToString(sum[:])},
+	}
+	u, err := s.client.PresignHeader(ctx, http.MethodPut, s.opt.Bucket, s.prefix+key, ttl, nil, header)
+	if err != nil {
+		return Grant{}, fmt.Errorf("grant for %s/%s: %w", s, key, s.explain(opPut, err))
+	}
+	return Grant{URL: u.String(), Header: header, Expires: now.Add(ttl)}, nil
+}
