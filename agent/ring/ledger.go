@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"pcapsule/chunker"
 	"pcapsule/manifest"
 )
 
@@ -50,6 +51,29 @@ func (r *Ring) AddGap(g Gap) {
 	defer r.mu.Unlock()
 	r.state.addGap(g)
 	r.changed()
+}
+
+// Saw notes that packets of an interface were recorded between from and to.
+func (r *Ring) Saw(i chunker.Interface, from, to int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.saw(i, manifest.Nanos(from), manifest.Nanos(to))
+	r.dirty = true
+}
+
+// Interfaces lists those of which packets may have been recorded between from
+// and to, in the order of manifests.
+func (r *Ring) Interfaces(from, to int64) []chunker.Interface {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []chunker.Interface
+	for _, s := range r.state.Interfaces {
+		if int64(s.From) <= to && int64(s.To) >= from {
+			out = append(out, s.Interface)
+		}
+	}
+	slices.SortFunc(out, manifest.CompareInterfaces)
+	return out
 }
 
 // A Ledger says for a window what was recorded, and why what was not was not.

@@ -27,31 +27,31 @@ func (p Pinned) Ledger(stream string) Ledger {
 }
 
 // Pin keeps the sealed chunks that overlap the half-open window for a session,
-// until it is unpinned or expires, over restarts too. To pin again for the same
-// session and window finds the same chunks again, and sets the expiry anew.
+// until it is unpinned or expires, over restarts too. A session that has a pin
+// keeps the window of the first time, and the expiry is set anew.
 func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, error) {
-	window := manifest.Interval{From: manifest.Nanos(from), To: manifest.Nanos(to)}
 	r.mu.Lock()
 	r.expire()
-	old, have := r.state.Pins[session]
-	if !have && len(r.state.Pins) >= maxPins {
-		r.mu.Unlock()
-		return Pinned{}, fmt.Errorf("pin chunks for %s: %d sessions have pins already", session, maxPins)
+	p, have := r.state.Pins[session]
+	if !have {
+		if len(r.state.Pins) >= maxPins {
+			r.mu.Unlock()
+			return Pinned{}, fmt.Errorf("pin chunks for %s: %d sessions have pins already", session, maxPins)
+		}
+		p.Window = manifest.Interval{From: manifest.Nanos(from), To: manifest.Nanos(to)}
+		p.Evicted = maps.Clone(r.state.Evicted)
 	}
-	p := pin{Window: window, Expires: expires, Evicted: maps.Clone(r.state.Evicted)}
-	if have && old.Window == window {
-		p.Evicted = old.Evicted
-	}
+	p.Expires = expires.UTC().Round(0)
 	if r.state.Pins == nil {
 		r.state.Pins = map[string]pin{}
 	}
 	r.state.Pins[session] = p
-	chunks := r.overlapping(from, to)
+	chunks := r.overlapping(int64(p.Window.From), int64(p.Window.To))
 	r.mu.Unlock()
 	if err := r.withRoom(4096, r.save); err != nil {
 		return Pinned{}, fmt.Errorf("pin chunks for %s: %w", session, err)
 	}
-	return Pinned{chunks, r, window, p.Evicted}, nil
+	return Pinned{chunks, r, p.Window, p.Evicted}, nil
 }
 
 // Unpin lets a session's chunks go. A session without a pin is no error.

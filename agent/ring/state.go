@@ -24,6 +24,7 @@ const (
 	maxGaps = 4096
 	maxRuns = 1024
 	maxPins = 256
+	maxSeen = 4096 // interfaces
 )
 
 // state is what the ring remembers beside its chunks: state.json. Times are the
@@ -36,6 +37,15 @@ type state struct {
 	Evicted  map[string]manifest.Nanos `json:"evicted"`  // by stream: the last time of what was evicted
 	Evicting map[string]manifest.Nanos `json:"evicting"` // what Evicted may have become when the process died
 	Pins     map[string]pin            `json:"pins"`     // by session
+
+	Interfaces []sighting `json:"interfaces"` // that packets were recorded on
+}
+
+// sighting is when packets of an interface were recorded: some time between.
+type sighting struct {
+	chunker.Interface
+	From manifest.Nanos `json:"from"`
+	To   manifest.Nanos `json:"to"` // inclusive
 }
 
 // run is a time during which a stream was captured: From until To, everything
@@ -63,8 +73,8 @@ func decodeState(b []byte) (state, error) {
 	if s.Format != stateFormat || s.Version != stateVersion {
 		return state{}, fmt.Errorf("ledger has format %.40q, version %d: want %q, version %d", s.Format, s.Version, stateFormat, stateVersion)
 	}
-	if len(s.Gaps) > 2*maxGaps || len(s.Runs) > 2*maxRuns || len(s.Pins) > 2*maxPins {
-		return state{}, fmt.Errorf("ledger has %d gaps, %d runs, %d pins: more than were ever written", len(s.Gaps), len(s.Runs), len(s.Pins))
+	if len(s.Gaps) > maxGaps || len(s.Runs) > maxRuns || len(s.Pins) > maxPins || len(s.Interfaces) > maxSeen {
+		return state{}, fmt.Errorf("ledger has %d gaps, %d runs, %d pins, %d interfaces: more than are ever written", len(s.Gaps), len(s.Runs), len(s.Pins), len(s.Interfaces))
 	}
 	for _, r := range s.Runs {
 		if err := checkStream(r.Stream); err != nil || r.To < r.From {
@@ -137,6 +147,26 @@ func (s *state) bound() {
 			s.Gaps = mergeOldest(s.Gaps, len(s.Gaps)-maxGaps/2)
 		}
 	}
+}
+
+// saw notes that packets of an interface were recorded.
+func (s *state) saw(i chunker.Interface, from, to manifest.Nanos) {
+	for j := range s.Interfaces {
+		if o := &s.Interfaces[j]; o.Interface == i {
+			o.From, o.To = min(o.From, from), max(o.To, to)
+			return
+		}
+	}
+	if len(s.Interfaces) >= maxSeen { // the one not seen for longest
+		old := 0
+		for j, o := range s.Interfaces {
+			if o.To < s.Interfaces[old].To {
+				old = j
+			}
+		}
+		s.Interfaces = slices.Delete(s.Interfaces, old, old+1)
+	}
+	s.Interfaces = append(s.Interfaces, sighting{i, from, to})
 }
 
 // past is the time before which a stream has nothing in the ring, nor pinned.

@@ -1,0 +1,186 @@
+// Package agent is the node daemon: it captures what passes the node's
+// interfaces into a bounded ring on disk, and when the hub asks for a time
+// window, uploads the chunks of it that the store lacks.
+//
+// What always holds: capture never waits for the hub, the network or an upload.
+// The agent holds no credentials of the store and listens on no port; it dials
+// the hub, and puts bytes where the hub's grants say. What it hands in for a
+// window accounts for all of it: recorded, or a gap with its reason.
+//
+// A packet's way: packets.Capture (kernel to worker), chunker.Cutter (records to
+// chunks), ring.Ring (chunks on disk), and from there, if a session wants it, up.
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pcapsule/agent/packets"
+	"pcapsule/agent/ring"
+	"pcapsule/chunker"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+// Defaults of Config.
+const (
+	DefaultRingSize = 1 << 30
+	DefaultChunkAge = time.Minute
+)
+
+// minRing is the smallest ring that makes sense: some chunks of the least size.
+const minRing = 32 << 20
+
+// Config of an agent. Only HubURL, Node and Dir have to be set.
+type Config struct {
+	HubURL     string           // as api.NewClient takes it
+	Node       string           // this node's name; see manifest.CheckNode
+	Dir        string           // of the ring, which belongs to this agent alone
+	RingSize   int64            // bytes of disk, at most; DefaultRingSize when 0
+	Interfaces []string         // to capture on; all when empty
+	ChunkAge   time.Duration    // at which a chunk is cut; DefaultChunkAge when 0
+	ChunkSize  int64            // stored bytes at which a chunk is cut; chosen to fit the ring when 0
+	Workers    int              // that capture; chosen by the number of CPUs when 0
+	Exclude    []netip.AddrPort // TCP traffic that is left out, beside that with the hub
+	Version    string           // of this program
+	Logger     *slog.Logger     // none when nil
+
+	// OnReady is told once when capture runs, before the hub is dialled.
+	OnReady func(Ready)
+}
+
+// Ready says what an agent does that has started.
+type Ready struct {
+	Interfaces []packets.Interface // that are captured on
+	Ring       ring.Usage
+	ChunkSize  int64
+}
+
+// source is where packets come from: a packets.Capture, but in tests.
+type source interface {
+	Run(context.Context) error
+	Cut(context.Context) error
+	Stats() packets.Stats
+	Interfaces() []packets.Interface
+	Close() error
+}
+
+func openCapture(cfg packets.Config) (source, error) { return packets.New(cfg) }
+
+// An agent is one run of the daemon.
+type agent struct {
+	cfg    Config
+	log    *slog.Logger
+	now    func() time.Time
+	ring   *ring.Ring
+	rec    *recorder
+	source source
+	client *api.Client
+	clock  clock
+	work   sessions
+
+	versions manifest.Versions
+}
+
+// Run captures and serves the hub until the context ends; then everything that
+// was captured is sealed in the ring, and it returns nil. It returns an error
+// when it cannot start, and when capture fails. A hub that is away is no error.
+func Run(ctx context.Context, cfg Config) error {
+	if runtime.GOOS != "linux" {
+		return errors.New("capturing works on Linux only; elsewhere, import capture files into a snapshot")
+	}
+	if err := mayCapture(); err != nil {
+		return err
+	}
+	return run(ctx, cfg, openCapture, time.Now)
+}
+
+func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, error), now func() time.Time) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	client, err := api.NewClient(cfg.HubURL)
+	if err != nil {
+		return err
+	}
+	r, err := ring.Open(cfg.Dir, ring.Options{
+		Limit: cfg.RingSize, PartSize: cfg.ChunkSize + partSlack, Now: now, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	versions := system()
+	versions.Agent = manifest.Clean(cfg.Version)
+	rec := newRecorder(r, cfg, chunker.Header{Node: cfg.Node, OS: versions.OS, Application: "pcapsule " + cfg.Version}, now)
+	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions}
+	a.source, err = capture(packets.Config{
+		Interfaces: cfg.Interfaces, Workers: cfg.Workers, Exclude: a.excluded(ctx),
+		NewConsumer: rec.consumer, OnDrops: rec.drops, OnClockStep: a.stepped, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return errors.Join(err, r.Close())
+	}
+	r.Begin(chunker.Packets, now().UnixNano())
+	a.log.Info("capturing", "node", cfg.Node, "ring", cfg.RingSize)
+	if cfg.OnReady != nil {
+		cfg.OnReady(Ready{Interfaces: a.source.Interfaces(), Ring: r.Usage(), ChunkSize: cfg.ChunkSize})
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := a.source.Run(ctx); err != nil {
+			return fmt.Errorf("capture: %w", err)
+		}
+		rec.sealedUntil(now().UnixNano())
+		return nil
+	})
+	g.Go(func() error { a.serve(ctx); return nil })
+	err = g.Wait()
+	return errors.Join(err, r.Close())
+}
+
+// withDefaults fills in what is not set, and checks the rest.
+func (c Config) withDefaults() (Config, error) {
+	if err := manifest.CheckNode(c.Node); err != nil {
+		return c, err
+	}
+	if c.Dir == "" {
+		return c, errors.New("agent needs a folder for its ring")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.RingSize = cmp.Or(c.RingSize, DefaultRingSize)
+	if c.RingSize < minRing {
+		return c, fmt.Errorf("ring of %d bytes is too small: give it at least %d MiB", c.RingSize, minRing>>20)
+	}
+	c.ChunkAge = cmp.Or(c.ChunkAge, DefaultChunkAge)
+	if c.ChunkAge < 0 {
+		return c, fmt.Errorf("chunk age of %s is negative", c.ChunkAge)
+	}
+	// Each worker has an open part, and some wait to be sealed: all of them
+	// are to be a small share of the ring.
+	most := c.RingSize/32 - partSlack
+	c.ChunkSize = min(cmp.Or(c.ChunkSize, chunker.TargetSize), most)
+	if c.ChunkSize < 64<<10 {
+		return c, fmt.Errorf("chunks of %d bytes are too small: give them at least 64 KiB", c.ChunkSize)
+	}
+	return c, nil
+}
+
+// partSlack is by how much a part may outgrow the size at which it is cut.
+const partSlack = 256 << 10
+
+// stepped hears that the node's clock was set.
+func (a *agent) stepped(at, delta int64) {
+	a.rec.stepped(at, delta)
+	a.clock.reset()
+}

@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"pcapsule/agent/ring"
+	"pcapsule/internal/api"
+)
+
+// reportEvery is how often progress is reported, at most.
+const reportEvery = 500 * time.Millisecond
+
+// States of a part, as api.Progress has them.
+const (
+	stateSealing   = "sealing"
+	stateUploading = "uploading"
+)
+
+// reporter tells the hub how far a part is, while that changes. A report that
+// does not arrive is no matter: the next one says it all.
+type reporter struct {
+	cancel context.CancelFunc
+	ended  chan struct{}
+
+	mu sync.Mutex
+	p  api.Progress
+}
+
+// reporter reports until it is stopped.
+func (a *agent) reporter(ctx context.Context, session string) *reporter {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &reporter{cancel: cancel, ended: make(chan struct{}), p: api.Progress{Node: a.cfg.Node, State: stateSealing}}
+	go func() {
+		defer close(r.ended)
+		var last api.Progress
+		for ctx.Err() == nil {
+			if p := r.now(); p != last && a.client.Progress(ctx, session, p) == nil {
+				last = p
+			}
+			sleep(ctx, reportEvery)
+		}
+	}()
+	return r
+}
+
+func (r *reporter) stop() {
+	r.cancel()
+	<-r.ended
+}
+
+func (r *reporter) now() api.Progress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.p
+}
+
+// begin says what is to be in the store.
+func (r *reporter) begin(chunks []ring.Chunk) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.State, r.p.Chunks = stateUploading, len(chunks)
+	for _, c := range chunks {
+		r.p.Bytes += c.Size
+	}
+}
+
+// done says that size bytes more are in the store, sent of them by this session.
+func (r *reporter) done(size, sent int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.Done += size
+	r.p.Sent += sent
+}
+
+// without says that a chunk of size bytes will not be in the store.
+func (r *reporter) without(size int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.Chunks--
+	r.p.Bytes -= size
+}

@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pcapsule/agent/ring"
+	"pcapsule/chunker"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+const (
+	uploads = 4                 // chunks that are sent at a time; each is in memory meanwhile
+	batch   = api.MaxGrants / 4 // chunks that are placed at a time: small, so that sending starts soon
+	persist = 30 * time.Second  // of one call or upload, before the whole is looked at anew
+)
+
+// uploader brings the chunks of one session into the store.
+type uploader struct {
+	a       *agent
+	session string
+	report  *reporter
+}
+
+// buffers hold chunks on their way.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// chunks uploads what the store lacks of the chunks, and returns the inventory's
+// entries of all that are sound. Damaged ones leave the ring, and a gap there.
+func (u *uploader) chunks(ctx context.Context, list []ring.Chunk) ([]manifest.Entry, error) {
+	var mu sync.Mutex
+	var entries []manifest.Entry
+	for group := range slices.Chunk(list, batch) {
+		sound := group[:0:0]
+		var req api.GrantRequest
+		for _, c := range group {
+			o, err := u.describe(c)
+			if err != nil {
+				return nil, err
+			}
+			if o == nil {
+				continue
+			}
+			sound = append(sound, c)
+			req.Objects = append(req.Objects, *o)
+		}
+		if len(sound) == 0 {
+			continue
+		}
+		answer, err := u.a.client.Grants(api.Patiently(ctx, persist), u.session, u.a.cfg.Node, req)
+		if err != nil {
+			return nil, fmt.Errorf("ask where chunks go: %w", err)
+		}
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(uploads)
+		for i, c := range sound {
+			o, place := req.Objects[i], answer.Placements[i]
+			g.Go(func() error {
+				key, err := u.chunk(ctx, c, o, place)
+				if err != nil || key == "" {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				entries = append(entries, manifest.Entry{
+					Key: key, Size: c.Size, RawSize: c.RawSize, SHA256: o.SHA256,
+					First: manifest.Nanos(c.First), Last: manifest.Nanos(c.Last), Records: c.Records, Drops: c.Drops,
+				})
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+	}
+	return entries, nil
+}
+
+// describe is what the hub is told of a chunk; nil when it is damaged.
+func (u *uploader) describe(c ring.Chunk) (*api.Object, error) {
+	sum, ok := u.a.ring.SHA256(c)
+	if !ok {
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		var err error
+		if *buf, sum, err = u.a.ring.Load(c, *buf); err != nil {
+			return nil, u.damaged(c, err)
+		}
+	}
+	return &api.Object{Hash: c.Hash, SHA256: hex.EncodeToString(sum[:]), Size: c.Size, Kind: manifest.KindChunk, Ext: chunker.Ext(c.Stream)}, nil
+}
+
+// chunk uploads a chunk unless it is in the store, and returns its key; none when
+// the chunk turns out to be damaged.
+func (u *uploader) chunk(ctx context.Context, c ring.Chunk, o api.Object, place api.Placement) (string, error) {
+	if place.Grant == nil {
+		u.report.done(c.Size, 0)
+		return place.Key, nil
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	var err error
+	if *buf, _, err = u.a.ring.Load(c, *buf); err != nil {
+		return "", u.damaged(c, err)
+	}
+	key, err := u.send(ctx, o, place, *buf)
+	if err != nil {
+		return "", fmt.Errorf("upload chunk %s: %w", c.Hash, err)
+	}
+	u.report.done(c.Size, c.Size)
+	return key, nil
+}
+
+// damaged takes a chunk that could not be loaded out of ring and report. Any
+// other error than damage it returns.
+func (u *uploader) damaged(c ring.Chunk, err error) error {
+	if !errors.Is(err, chunker.ErrDamaged) {
+		return err
+	}
+	u.a.log.Error("a chunk of the ring is left out", "chunk", c.Hash, "err", err)
+	u.a.ring.Damaged(c)
+	u.report.without(c.Size)
+	return nil
+}
+
+// object places and uploads bytes, and returns their key.
+func (u *uploader) object(ctx context.Context, o api.Object, b []byte) (string, error) {
+	place, err := u.place(ctx, o)
+	if err != nil || place.Grant == nil {
+		return place.Key, err
+	}
+	return u.send(ctx, o, place, b)
+}
+
+func (u *uploader) place(ctx context.Context, o api.Object) (api.Placement, error) {
+	answer, err := u.a.client.Grants(api.Patiently(ctx, persist), u.session, u.a.cfg.Node, api.GrantRequest{Objects: []api.Object{o}})
+	if err != nil {
+		return api.Placement{}, err
+	}
+	return answer.Placements[0], nil
+}
+
+// send uploads bytes where a grant allows it, and when that does not work asks
+// for a fresh grant and tries again, until the context ends. It returns the key
+// under which they are.
+func (u *uploader) send(ctx context.Context, o api.Object, place api.Placement, b []byte) (string, error) {
+	pause := minBackoff
+	for {
+		err := u.a.client.Upload(api.Patiently(ctx, persist), place.Grant, bytes.NewReader(b), int64(len(b)))
+		if err == nil {
+			return place.Key, nil
+		}
+		if ctx.Err() != nil {
+			return "", err
+		}
+		if !errors.Is(err, api.ErrGrantOver) {
+			u.a.log.Warn("upload failed; trying again", "session", u.session, "key", place.Key, "err", err)
+		}
+		pause = u.a.backoff(ctx, pause)
+		if place, err = u.place(ctx, o); err != nil || place.Grant == nil {
+			return place.Key, err
+		}
+	}
+}
