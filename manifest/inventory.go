@@ -41,6 +41,9 @@ func (e Entry) Validate() error {
 	if err := e.totals().validate(); err != nil {
 		return fmt.Errorf("%s: %w", e.Key, err)
 	}
+	if e.Records == 0 {
+		return fmt.Errorf("%s: no records", e.Key)
+	}
 	if _, err := chunker.ParseHash(e.SHA256); err != nil {
 		return fmt.Errorf("%s: sha256: %w", e.Key, err)
 	}
@@ -231,13 +234,13 @@ func (r *InventoryReader) next() (Entry, error) {
 func SumInventory(stream string, entries []Entry) Stream {
 	s := Stream{Stream: stream}
 	for _, e := range entries {
-		s.add(e)
+		s.Count(e)
 	}
 	return s
 }
 
-// add counts one more chunk.
-func (s *Stream) add(e Entry) {
+// Count adds one more chunk to a sum.
+func (s *Stream) Count(e Entry) {
 	if s.Chunks == 0 || e.First < s.First {
 		s.First = e.First
 	}

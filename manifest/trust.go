@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -52,18 +53,27 @@ func (t *Trust) Add(k PublicKey) {
 	t.keys = append(t.keys, trustedKey{blob: k.ssh().Marshal()})
 }
 
-// ParseTrust reads an allowed_signers file (ssh-keygen(1), ALLOWED SIGNERS).
-// Lines for other principals or namespaces are passed over, as are certificate
-// authorities, with a note. A line that cannot be read is an error: rather no
-// trust than other trust than was meant.
+// maxTrust is more than any allowed_signers file has, in bytes.
+const maxTrust = 4 << 20
+
+// ParseTrust reads an allowed_signers file (ssh-keygen(1), ALLOWED SIGNERS). As
+// ssh-keygen does, it passes over lines for other principals or namespaces, and
+// over those that it cannot read; of the latter, of certificate authorities and
+// of other types of keys it makes a note.
 func ParseTrust(b []byte) (*Trust, error) {
+	if len(b) > maxTrust || bytes.IndexByte(b, 0) >= 0 {
+		return nil, errors.New("this is not an allowed_signers file: want lines of text")
+	}
 	t := new(Trust)
 	n := 0
 	for line := range strings.Lines(string(b)) {
 		n++
 		if err := t.parseLine(strings.TrimRight(line, "\r\n"), n); err != nil {
-			return nil, fmt.Errorf("allowed_signers, line %d: %w", n, err)
+			t.notes = append(t.notes, fmt.Sprintf("line %d is passed over: %v", n, err))
 		}
+	}
+	if len(t.keys) == 0 {
+		t.notes = append(t.notes, "there is no "+ssh.KeyAlgoED25519+" key for principal "+Principal+" in it")
 	}
 	return t, nil
 }
@@ -111,7 +121,7 @@ func word(s string) (first, rest string, err error) {
 	if quoted, ok := strings.CutPrefix(s, `"`); ok {
 		first, rest, ok = strings.Cut(quoted, `"`)
 		if !ok {
-			return "", "", fmt.Errorf("quote without an end")
+			return "", "", errors.New("quote without an end")
 		}
 	} else if i := strings.IndexAny(s, " \t"); i >= 0 {
 		first, rest = s[:i], s[i:]
@@ -179,7 +189,7 @@ func parseOptions(s string) (opt signerOptions, err error) {
 			opt.authority = true
 		case "namespaces":
 			if opt.namespaces != "" || value == "" {
-				return opt, fmt.Errorf("namespaces twice, or empty")
+				return opt, errors.New("namespaces twice, or empty")
 			}
 			opt.namespaces = value
 		case "valid-after":
@@ -195,7 +205,7 @@ func parseOptions(s string) (opt signerOptions, err error) {
 		}
 	}
 	if !opt.after.IsZero() && !opt.before.IsZero() && !opt.after.Before(opt.before) {
-		return opt, fmt.Errorf("valid-after is not before valid-before")
+		return opt, errors.New("valid-after is not before valid-before")
 	}
 	return opt, nil
 }
@@ -224,7 +234,7 @@ func cutOption(s string) (name, value, rest string, err error) {
 		}
 	}
 	if rest == "" {
-		return "", "", "", fmt.Errorf("options end in a comma")
+		return "", "", "", errors.New("options end in a comma")
 	}
 	return name, value, rest, nil
 }
@@ -233,7 +243,7 @@ func cutOption(s string) (name, value, rest string, err error) {
 // YYYYMMDDHHMMSS, in local time, or in UTC with a Z at the end.
 func setTime(old time.Time, s string) (time.Time, error) {
 	if !old.IsZero() {
-		return old, fmt.Errorf("given twice")
+		return old, errors.New("given twice")
 	}
 	zone := time.Local
 	digits, utc := strings.CutSuffix(s, "Z")
