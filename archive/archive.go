@@ -59,15 +59,10 @@ func (a *Archive) Store() store.Store { return a.st }
 // is there and which nobody deleted. One that cannot be read or whose signature
 // does not fit is in the list too, with Err set.
 func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
-	ids, err := a.committed(ctx)
+	ids, err := a.undeleted(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	deleted, err := a.tombstones(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
-	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return deleted[id] })
 	all, err := a.readAll(ctx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
@@ -88,33 +83,6 @@ func (a *Archive) readAll(ctx context.Context, ids []string) ([]*Snapshot, error
 		})
 	}
 	return all, g.Wait()
-}
-
-// committed lists the ids at which a manifest or a void marker stands, in order.
-func (a *Archive) committed(ctx context.Context) ([]string, error) {
-	var ids []string
-	for info, err := range a.st.List(ctx, manifest.SnapshotsDir) {
-		if err != nil {
-			return nil, err
-		}
-		id, _, err := manifest.ParseSnapshotPath(info.Key)
-		if err == nil && info.Key == manifest.ManifestPath(id) {
-			ids = append(ids, id)
-		}
-	}
-	return ids, nil
-}
-
-// tombstones lists the ids that have a tombstone.
-func (a *Archive) tombstones(ctx context.Context) (map[string]bool, error) {
-	ids := map[string]bool{}
-	for info, err := range a.st.List(ctx, manifest.DeletedDir) {
-		if err != nil {
-			return nil, err
-		}
-		ids[strings.TrimPrefix(info.Key, manifest.DeletedDir)] = true
-	}
-	return ids, nil
 }
 
 // Load returns the living snapshot id, whole and signed. Whose key signed it is

@@ -1,10 +1,10 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"pcapsule/chunker"
 	"pcapsule/manifest"
@@ -103,8 +103,13 @@ func (s *Snapshot) Inventory(ctx context.Context, stream manifest.Stream) ([]man
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", stream.Inventory, ErrDamaged, err)
 	}
-	if err := checkSums(stream, entries); err != nil {
+	if err := checkSums(stream, manifest.SumInventory(stream.Stream, entries)); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", stream.Inventory, ErrDamaged, err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Key, "."+chunker.Ext(stream.Stream)) {
+			return nil, fmt.Errorf("%s: %w: %s is no chunk of stream %s", stream.Inventory, ErrDamaged, e.Key, stream.Stream)
+		}
 	}
 	return entries, nil
 }
@@ -123,39 +128,33 @@ func (s *Snapshot) readInventory(ctx context.Context, stream manifest.Stream) ([
 	if err != nil {
 		return nil, fmt.Errorf("read inventory: %w", err)
 	}
-	return b, checkObject(key, b, stream.InventorySize)
+	if err := checkObject(key, b, stream.InventorySize); err != nil {
+		return nil, fmt.Errorf("read inventory %s: %w", key, err)
+	}
+	return b, nil
 }
 
-// checkObject holds an object's bytes against its key and its announced size.
+// checkObject holds an object's bytes against its address and announced size.
 func checkObject(key manifest.ObjectKey, b []byte, size int64) error {
-	if int64(len(b)) != size {
-		return fmt.Errorf("%s: %w: %d bytes, want %d", key, ErrDamaged, len(b), size)
+	if int64(len(b)) > size {
+		return fmt.Errorf("%w: longer than its %d bytes", ErrDamaged, size)
+	}
+	if int64(len(b)) < size {
+		return fmt.Errorf("%w: %d bytes, want %d", ErrDamaged, len(b), size)
 	}
 	if got := chunker.HashOf(b); got != key.Hash {
-		return fmt.Errorf("%s: %w: its BLAKE3 is %s", key, ErrDamaged, got)
+		return fmt.Errorf("%w: the BLAKE3 of its bytes is %s", ErrDamaged, got)
 	}
 	return nil
 }
 
-// checkSums holds a stream's entries against what the manifest says of them.
-func checkSums(want manifest.Stream, entries []manifest.Entry) error {
-	got := manifest.SumInventory(want.Stream, entries)
-	got.Inventory, got.InventorySize = want.Inventory, want.InventorySize
+// checkSums holds what a stream's entries add up to against what the manifest
+// says of it.
+func checkSums(want manifest.Stream, got manifest.Stream) error {
+	got.Stream, got.Inventory, got.InventorySize = want.Stream, want.Inventory, want.InventorySize
 	if got != want {
 		return fmt.Errorf("its chunks add up to %+v, from %d to %d; the manifest says %+v, from %d to %d",
 			got.Totals, got.First, got.Last, want.Totals, want.First, want.Last)
 	}
-	for _, e := range entries {
-		key, err := manifest.ParseObjectKey(e.Key)
-		if err != nil {
-			return err
-		}
-		if key.Ext != chunker.Ext(want.Stream) {
-			return fmt.Errorf("%s is no chunk of stream %s", e.Key, want.Stream)
-		}
-	}
 	return nil
 }
-
-// signers is what allowed_signers beside the manifest must hold.
-func (s *Snapshot) signers(b []byte) bool { return bytes.Equal(b, s.Key.Signers()) }
