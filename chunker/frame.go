@@ -33,16 +33,17 @@ const (
 
 // A frame writes one lz4 frame, and hashes what it writes. Errors stick.
 type frame struct {
-	dst    io.Writer
-	hash   *blake3.Hasher
-	out    []byte // to be hashed and written
-	size   int64  // bytes so far, those in out included
-	lz4    compressor
-	stored bool // compress nothing
-	always bool // try every block
-	poor   int  // blocks in a row for which compression did not pay
-	skip   int  // blocks to store before compression is tried again
-	err    error
+	dst     io.Writer
+	hash    *blake3.Hasher
+	out     []byte // to be hashed and written
+	size    int64  // bytes so far, those in out included
+	lz4     compressor
+	packets bool // blocks hold pcapng
+	stored  bool // compress nothing
+	always  bool // try every block
+	poor    int  // blocks in a row for which compression did not pay
+	skip    int  // blocks to store before compression is tried again
+	err     error
 }
 
 // start begins a frame on dst.
@@ -88,7 +89,7 @@ func (f *frame) compress(dst, raw []byte) int {
 		f.skip--
 		return 0
 	}
-	n := f.lz4.compress(dst[:len(raw)-1-len(raw)/minSaving], raw)
+	n := f.lz4.compress(dst[:len(raw)-1-len(raw)/minSaving], raw, f.packets)
 	if n > 0 {
 		f.poor = 0
 		return n

@@ -65,12 +65,14 @@ func NewWriter(w io.Writer, stream string, h Header) (*Writer, error) {
 }
 
 func newWriter(stream string, h Header) *Writer {
-	return &Writer{
+	w := &Writer{
 		stream: stream,
 		header: Header{clip(h.Node), clip(h.OS), clip(h.Application)},
 		ids:    map[Interface]uint32{},
 		raw:    make([]byte, 0, BlockSize),
 	}
+	w.frame.packets = stream == Packets
+	return w
 }
 
 // clip makes s what a chunk can hold: UTF-8 of at most maxName bytes.
