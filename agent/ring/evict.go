@@ -16,17 +16,30 @@ const lookAhead = 8
 const futureSlack = time.Minute
 
 // reserve makes n more bytes of a ring of at most limit the caller's, and evicts
-// what must go for that. ErrFull when pins hold too much.
+// what must go for that. It waits while chunks are about to be sealed, of which
+// one may go. ErrFull when pins hold too much.
 func (r *Ring) reserve(n, limit int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.used+n > limit {
-		if r.evict() == 0 {
+		switch {
+		case r.evict() > 0:
+		case r.sealing > 0:
+			r.progress.Wait()
+		default:
 			return ErrFull
 		}
 	}
 	r.used += n
 	return nil
+}
+
+// makeRoom evicts so that n bytes of a ring of at most limit are free, if it can.
+func (r *Ring) makeRoom(n, limit int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.used+n > limit && r.evict() > 0 {
+	}
 }
 
 // release gives back n bytes.

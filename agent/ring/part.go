@@ -104,10 +104,14 @@ func (p *part) Seal(m chunker.Meta) error {
 		return errors.Join(err, p.Abort())
 	}
 	p.err = errors.New("part is sealed")
+	p.r.mu.Lock()
+	p.r.sealing++
+	p.r.mu.Unlock()
 	select {
 	case p.r.jobs <- job{part: p, meta: m, name: name}:
 		return nil
 	case <-p.r.closed:
+		p.r.sealEnded(1)
 		return ErrClosed // the next Open recovers it
 	}
 }

@@ -38,7 +38,7 @@ func (r *Ring) recover() error {
 		return fmt.Errorf("recover open parts: %w", err)
 	}
 	// The limit may be lower than it was.
-	_ = r.reserve(0, r.opt.Limit-r.opt.PartSize)
+	r.makeRoom(0, r.opt.Limit-r.opt.PartSize)
 	os.Remove(filepath.Join(r.dir, "state.json.tmp"))
 	if err := r.withRoom(4096, r.save); err != nil {
 		if !errors.Is(err, ErrDiskFull) {

@@ -94,15 +94,17 @@ type Ring struct {
 
 	saveFails bool // the last regular save did; the sealer's
 
-	mu     sync.Mutex
-	sealed []*chunk // in order of Last, First, Hash
-	byName map[string]*chunk
-	used   int64 // bytes of sealed chunks and open parts, set aside included
-	state  state
-	nextID int  // of the next open part
-	dirty  bool // state differs from what was last encoded
-	seq    uint64
-	saved  time.Time // when state was last encoded
+	mu       sync.Mutex
+	sealed   []*chunk // in order of Last, First, Hash
+	byName   map[string]*chunk
+	sealing  int        // parts on their way through the sealer
+	progress *sync.Cond // on mu: a part has come through
+	used     int64      // bytes of sealed chunks and open parts, set aside included
+	state    state
+	nextID   int  // of the next open part
+	dirty    bool // state differs from what was last encoded
+	seq      uint64
+	saved    time.Time // when state was last encoded
 
 	saveMu   sync.Mutex // after mu, never before it
 	savedSeq uint64     // of the state on disk; by saveMu
@@ -151,6 +153,7 @@ func Open(dir string, opt Options) (*Ring, error) {
 		lock.Close()
 		return nil, fmt.Errorf("open ring %s: %w", dir, err)
 	}
+	r.progress = sync.NewCond(&r.mu)
 	go r.work()
 	return r, nil
 }

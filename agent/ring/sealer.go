@@ -25,12 +25,22 @@ func (r *Ring) work() {
 				continue
 			}
 			r.seal(j)
+			r.sealEnded(1)
 		case <-r.wake:
 			r.saveIfDue()
 		case <-r.closed:
+			r.sealEnded(len(r.jobs))
 			return
 		}
 	}
+}
+
+// sealEnded tells those who wait for room that n parts fewer are to be sealed.
+func (r *Ring) sealEnded(n int) {
+	r.mu.Lock()
+	r.sealing -= n
+	r.mu.Unlock()
+	r.progress.Broadcast()
 }
 
 func (r *Ring) seal(j job) {
@@ -43,9 +53,7 @@ func (r *Ring) seal(j job) {
 		})
 	}
 	// Room for the next part is made here, not where packets are read.
-	if r.reserve(r.opt.PartSize, r.opt.Limit-r.opt.PartSize) == nil {
-		r.release(r.opt.PartSize)
-	}
+	r.makeRoom(r.opt.PartSize, r.opt.Limit-r.opt.PartSize)
 	r.saveIfDue()
 }
 

@@ -1,0 +1,178 @@
+package ring
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+)
+
+const sec = manifest.Nanos(time.Second)
+
+func iv(from, to manifest.Nanos) manifest.Interval { return manifest.Interval{From: from, To: to} }
+
+func gap(reason string, from, to manifest.Nanos, count uint64) Gap {
+	return Gap{Stream: chunker.Packets, Reason: reason, From: from, To: to, Count: count}
+}
+
+func TestLedger(t *testing.T) {
+	runs := func(list ...manifest.Interval) (out []run) {
+		for _, i := range list {
+			out = append(out, run{chunker.Packets, i.From, i.To})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name    string
+		state   state
+		evicted manifest.Nanos
+		want    Ledger
+	}{
+		{"never ran", state{}, 0, Ledger{Gaps: []Gap{gap(manifest.GapNotRunning, 100, 200, 0)}}},
+		{"ran all along", state{Runs: runs(iv(50, 300))}, 0, Ledger{Coverage: []manifest.Interval{iv(100, 200)}}},
+		{"another stream", state{Runs: []run{{chunker.OS, 50, 300}}}, 0, Ledger{Gaps: []Gap{gap(manifest.GapNotRunning, 100, 200, 0)}}},
+		{"began and ended within", state{Runs: runs(iv(120, 150))}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(120, 150)},
+			Gaps:     []Gap{gap(manifest.GapNotRunning, 100, 120, 0), gap(manifest.GapNotRunning, 150, 200, 0)},
+		}},
+		{"restarted", state{Runs: runs(iv(50, 150), iv(160, 300))}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(100, 150), iv(160, 200)},
+			Gaps:     []Gap{gap(manifest.GapNotRunning, 150, 160, 0)},
+		}},
+		{"evicted in part", state{Runs: runs(iv(50, 110), iv(120, 300))}, 149, Ledger{
+			Coverage: []manifest.Interval{iv(150, 200)},
+			Gaps:     []Gap{gap(manifest.GapEvicted, 100, 110, 0), gap(manifest.GapNotRunning, 110, 120, 0), gap(manifest.GapEvicted, 120, 150, 0)},
+		}},
+		{"evicted whole", state{Runs: runs(iv(50, 300))}, 250, Ledger{Gaps: []Gap{gap(manifest.GapEvicted, 100, 200, 0)}}},
+		{"evicted long ago", state{Runs: runs(iv(50, 300))}, 99, Ledger{Coverage: []manifest.Interval{iv(100, 200)}}},
+		{"gaps are cut to the window", state{
+			Runs: runs(iv(50, 300)),
+			Gaps: []Gap{gap(manifest.GapKernelDrop, 60, 70, 1), gap(manifest.GapKernelDrop, 90, 110, 2), gap(manifest.GapDiskFull, 190, 260, 3)},
+		}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(100, 200)},
+			Gaps:     []Gap{gap(manifest.GapKernelDrop, 100, 110, 2), gap(manifest.GapDiskFull, 190, 200, 3)},
+		}},
+		{"a step forward is no time that was missed", state{
+			Runs: runs(iv(50, 130), iv(160, 300)),
+			Gaps: []Gap{gap(manifest.GapClockStep, 130, 160, 30)},
+		}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(100, 130), iv(160, 200)},
+			Gaps:     []Gap{gap(manifest.GapClockStep, 130, 160, 30)},
+		}},
+		{"a step backward", state{
+			Runs: runs(iv(50, 180), iv(150, 300)),
+			Gaps: []Gap{gap(manifest.GapClockStep, 150, 180, 30)},
+		}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(100, 200)},
+			Gaps:     []Gap{gap(manifest.GapClockStep, 150, 180, 30)},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if d := cmp.Diff(c.want, c.state.ledger(chunker.Packets, iv(100, 200), c.evicted)); d != "" {
+				t.Errorf("ledger (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestGapsCoalesce(t *testing.T) {
+	var s state
+	s.addGap(gap(manifest.GapKernelDrop, 1*sec, 2*sec, 1))
+	s.addGap(gap(manifest.GapRingOverrun, 1*sec, 1*sec, 5)) // of no length: made one nanosecond
+	s.addGap(gap(manifest.GapKernelDrop, 2*sec+sec/2, 3*sec, 2))
+	s.addGap(gap(manifest.GapKernelDrop, 9*sec, 10*sec, 4))
+	s.addGap(gap(manifest.GapClockStep, 10*sec, 11*sec, uint64(sec)))
+	s.addGap(gap(manifest.GapClockStep, 11*sec, 12*sec, uint64(sec)))
+	want := []Gap{
+		gap(manifest.GapKernelDrop, 1*sec, 3*sec, 3),
+		gap(manifest.GapRingOverrun, 1*sec, 1*sec+1, 5),
+		gap(manifest.GapKernelDrop, 9*sec, 10*sec, 4),
+		gap(manifest.GapClockStep, 10*sec, 11*sec, uint64(sec)),
+		gap(manifest.GapClockStep, 11*sec, 12*sec, uint64(sec)),
+	}
+	if d := cmp.Diff(want, s.Gaps); d != "" {
+		t.Errorf("gaps (-want +got):\n%s", d)
+	}
+}
+
+func TestStateIsBounded(t *testing.T) {
+	var s state
+	const n = 3 * maxGaps
+	for i := range manifest.Nanos(n) {
+		g := gap(manifest.GapKernelDrop, 10*i*sec, 10*i*sec+1, 1)
+		g.Interface = fmt.Sprint(i % 7)
+		s.addGap(g)
+		s.begin(chunker.Packets, 10*i*sec)
+		s.saw(chunker.Interface{Name: fmt.Sprint(i)}, i, i)
+	}
+	if len(s.Gaps) > maxGaps || len(s.Runs) > maxRuns || len(s.Interfaces) > maxSeen {
+		t.Errorf("%d gaps, %d runs, %d interfaces", len(s.Gaps), len(s.Runs), len(s.Interfaces))
+	}
+	var count uint64
+	for _, g := range s.Gaps {
+		count += g.Count
+	}
+	if count != n {
+		t.Errorf("the gaps count %d records, want %d: none may be forgotten", count, n)
+	}
+	if last := s.Interfaces[len(s.Interfaces)-1].Name; last != fmt.Sprint(n-1) {
+		t.Errorf("the newest interface is %s", last)
+	}
+
+	// What is older than all that the ring holds goes first.
+	s.Evicted = map[string]manifest.Nanos{chunker.Packets: 1 << 62}
+	for i := range manifest.Nanos(maxGaps) {
+		s.addGap(gap(manifest.GapKernelDrop, 1<<62+10*i*sec, 1<<62+10*i*sec+1, 1))
+	}
+	if s.Gaps[0].From < 1<<62 {
+		t.Errorf("gap at %d is kept, though the ring holds nothing that old", s.Gaps[0].From)
+	}
+}
+
+func FuzzDecodeState(f *testing.F) {
+	full := state{
+		Format: stateFormat, Version: stateVersion,
+		Runs:     []run{{chunker.Packets, 1, 2}},
+		Gaps:     []Gap{gap(manifest.GapKernelDrop, 1, 2, 3)},
+		Evicted:  map[string]manifest.Nanos{chunker.Packets: 7},
+		Evicting: map[string]manifest.Nanos{chunker.Packets: 8},
+		Pins:     map[string]pin{"s": {Window: iv(1, 2), Expires: time.Unix(3, 4).UTC(), Evicted: map[string]manifest.Nanos{chunker.Packets: 1}}},
+	}
+	full.saw(chunker.Interface{Name: "eth0", LinkType: 1}, 1, 2)
+	seed, err := json.Marshal(full)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add(seed[:len(seed)/2])
+	f.Add([]byte(`{"format":"pcapsule.ring","version":2}`))
+	f.Add([]byte(`{"format":"pcapsule.ring","version":1,"runs":[{"stream":"packets","from":"2","to":"1"}]}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := decodeState(b)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeState(again); err != nil {
+			t.Errorf("what was read cannot be read again: %v", err)
+		}
+		s.begin(chunker.Packets, 5)
+		s.extend(chunker.Packets, 10)
+		s.addGap(gap(manifest.GapKernelDrop, 6, 7, 1))
+		l := s.ledger(chunker.Packets, iv(0, 100), s.Evicted[chunker.Packets])
+		for i, c := range l.Coverage {
+			if c.From >= c.To || i > 0 && l.Coverage[i-1].To > c.From {
+				t.Errorf("coverage %v is not in order", l.Coverage)
+			}
+		}
+	})
+}
