@@ -33,29 +33,33 @@ func (s *Snapshot) Name() string {
 
 // load reads manifest and signature, as far as it gets.
 func (s *Snapshot) load(ctx context.Context) error {
-	if err := s.loadManifest(ctx); err != nil {
-		return err
+	err := s.loadManifest(ctx)
+	if err == nil {
+		err = s.loadSignature(ctx)
 	}
-	return s.loadSignature(ctx)
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+	}
+	return nil
 }
 
 func (s *Snapshot) loadManifest(ctx context.Context) (err error) {
 	s.Raw, err = store.ReadAll(ctx, s.st, manifest.ManifestPath(s.ID), manifest.MaxManifest)
 	if errors.Is(err, store.ErrNotExist) {
-		return fmt.Errorf("snapshot %s: %w", s.ID, ErrNotFound)
+		return ErrNotFound
 	}
 	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+		return err
 	}
 	m, err := manifest.Decode(s.Raw)
 	if errors.Is(err, manifest.ErrVoid) {
-		return fmt.Errorf("snapshot %s: %w: %w", s.ID, ErrNotFound, manifest.ErrVoid)
+		return fmt.Errorf("%w: %w", ErrNotFound, manifest.ErrVoid)
 	}
 	if err != nil {
-		return fmt.Errorf("snapshot %s: %w: %w", s.ID, ErrDamaged, err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if m.ID != s.ID {
-		return fmt.Errorf("snapshot %s: %w: its manifest is that of %s", s.ID, ErrDamaged, m.ID)
+		return fmt.Errorf("%w: the manifest is that of %s", ErrDamaged, m.ID)
 	}
 	s.Manifest = m
 	return nil
@@ -64,13 +68,13 @@ func (s *Snapshot) loadManifest(ctx context.Context) (err error) {
 func (s *Snapshot) loadSignature(ctx context.Context) (err error) {
 	s.Sig, err = store.ReadAll(ctx, s.st, manifest.SignaturePath(s.ID), manifest.MaxSignature)
 	if errors.Is(err, store.ErrNotExist) {
-		return fmt.Errorf("snapshot %s: %w: its signature is missing: %w", s.ID, ErrDamaged, err)
+		return fmt.Errorf("%w: the signature is missing: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+		return err
 	}
 	if s.Key, err = manifest.CheckSignature(s.Raw, s.Sig); err != nil {
-		return fmt.Errorf("snapshot %s: %w: %w", s.ID, ErrDamaged, err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ const (
 	SignatureTrusted   = "trusted"       // good, and the key is trusted
 	SignatureUntrusted = "untrusted key" // good, and nothing says whose the key is
 	SignatureBad       = "bad"           // it is not of this manifest
-	SignatureMissing   = "missing"
+	SignatureMissing   = "missing"       // or the store does not give it
 )
 
 // A Report is what Verify found.
@@ -221,8 +221,10 @@ func (v *verifier) signature(ctx context.Context, s *Snapshot, r *SnapshotReport
 		v.unreadable(s.ID, manifest.SignaturePath(s.ID), store.ErrNotExist)
 	case s.Raw == nil:
 		r.Signature = SignatureBad // of nothing; the manifest is the problem
-	default:
+	case errors.Is(err, manifest.ErrSignature):
 		r.Signature = SignatureBad
+		v.problem(s.ID, manifest.SignaturePath(s.ID), "it does not fit manifest.json, so one of them has changed (%v); %s", err, doCopy)
+	default:
 		v.unreadable(s.ID, manifest.SignaturePath(s.ID), err)
 	}
 	if s.Sig != nil {
