@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+func createCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "create",
+		Usage:     "freeze a time window of all nodes into a snapshot",
+		UsageText: "pcapsule snapshot create [NAME] --last 5m | --from TIME [--to TIME]",
+		Description: `Waits until the snapshot stands in the store, showing progress, and prints it.
+Exit code 4 tells that it is partial: something of the window was not recorded,
+and the snapshot says what.
+
+   pcapsule snapshot create outage --last 5m
+   pcapsule snapshot create --from 14:30 --to 14:35 --node web-1 --node web-2
+   pcapsule snapshot create outage --from 2026-03-01T14:30:00Z --to 2026-03-01T14:35:00Z -o json`,
+		Flags: flags([]cli.Flag{
+			&cli.DurationFlag{Name: "last", Usage: "the window is the last `DURATION`, as in 90s, 5m, 2h"},
+			&cli.StringFlag{Name: "from", Usage: "the window starts at `TIME`: RFC 3339, or 14:32 for today"},
+			&cli.StringFlag{Name: "to", Usage: "the window ends before `TIME` (default: now)"},
+			&cli.StringSliceFlag{Name: "node", Usage: "only this `NODE`; may be repeated (default: all)"},
+			&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until it is done; print its id"},
+			hubFlag(), outputFlag(),
+		}),
+		Action: create,
+	}
+}
+
+func create(c *cli.Context) error {
+	if c.NArg() > 1 {
+		return usagef("one name at a time, not also %q", c.Args().Get(1))
+	}
+	req := api.CreateRequest{Name: c.Args().First(), Nodes: c.StringSlice("node")}
+	if err := windowFlags(c, &req); err != nil {
+		return err
+	}
+	client, err := openHub(c)
+	if err != nil {
+		return err
+	}
+	if err := trustHub(c, client); err != nil {
+		return err
+	}
+	snap, err := client.Create(c.Context, req)
+	if err != nil {
+		return err
+	}
+	if c.Bool("no-wait") {
+		if wantsJSON(c) {
+			return writeJSON(c.App.Writer, snap)
+		}
+		fmt.Fprintln(c.App.Writer, snap.ID)
+		return nil
+	}
+	return awaitSnapshot(c, client, snap)
+}
+
+func windowFlags(c *cli.Context, req *api.CreateRequest) (err error) {
+	now := time.Now()
+	switch {
+	case c.IsSet("last") && (c.IsSet("from") || c.IsSet("to")):
+		return usagef("either --last or --from and --to, not both")
+	case c.IsSet("last"):
+		if c.Duration("last") <= 0 {
+			return usagef("--last %v: want a duration above zero, as in 5m", c.Duration("last"))
+		}
+		req.Last = c.Duration("last").String()
+		return nil
+	case !c.IsSet("from"):
+		return usagef("which window? --last 5m, or --from TIME and --to TIME")
+	}
+	if req.From, err = parseTime(c.String("from"), now); err != nil {
+		return usagef("--from: %v", err)
+	}
+	req.To = now
+	if c.IsSet("to") {
+		if req.To, err = parseTime(c.String("to"), now); err != nil {
+			return usagef("--to: %v", err)
+		}
+	}
+	if !req.From.Before(req.To) {
+		return usagef("the window ends at %s, which is not after its start at %s", stamp(req.To), stamp(req.From))
+	}
+	return nil
+}
+
+// awaitSnapshot waits for a snapshot in the making and prints it. When the user
+// interrupts, the hub is told to give it up.
+func awaitSnapshot(c *cli.Context, client *api.Client, snap *api.Snapshot) error {
+	p := newProgress(c.App.ErrWriter, "snapshot "+snap.Name)
+	id := snap.ID
+	done, err := client.WaitSnapshot(c.Context, id, func(s *api.Snapshot) {
+		id = s.ID
+		showSession(p, s)
+	})
+	p.end()
+	if err != nil {
+		if c.Context.Err() != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 5*time.Second)
+			defer cancel()
+			if derr := client.Delete(ctx, id); derr != nil {
+				return fmt.Errorf("interrupted; the hub still has session %s: %w", id, derr)
+			}
+			return errors.New("interrupted: the snapshot was given up, nothing is left of it")
+		}
+		return err
+	}
+	return printSnapshot(c, done)
+}
+
+// printSnapshot prints a finished snapshot; that it is partial is the exit code.
+func printSnapshot(c *cli.Context, s *api.Snapshot) error {
+	var err error
+	if wantsJSON(c) {
+		err = writeJSON(c.App.Writer, s)
+	} else {
+		err = writeSnapshots(c.App.Writer, *s)
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range s.Reasons {
+		fmt.Fprintln(c.App.ErrWriter, "pcapsule: "+oneLine(r))
+	}
+	if s.Status == manifest.Partial {
+		return &codeError{code: exitPartial}
+	}
+	if s.Records == 0 {
+		fmt.Fprintln(c.App.ErrWriter, "pcapsule: the window was recorded, and there was no packet in it")
+	}
+	return nil
+}
+
+func showSession(p *progress, s *api.Snapshot) {
+	var done, total int64
+	var busy []string
+	for _, n := range s.Progress {
+		done += n.Done
+		total += n.Bytes
+		if n.State != "done" {
+			busy = append(busy, n.Node+" "+n.State)
+		}
+	}
+	p.set(done, total)
+	switch {
+	case len(busy) > 3:
+		p.say(fmt.Sprintf("%s and %d more", busy[0], len(busy)-1))
+	case len(busy) > 0:
+		p.say(fmt.Sprint(busy))
+	default:
+		p.say("signing")
+	}
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"pcapsule/archive"
+	"pcapsule/importer"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// importDeadline is when a sweep may take an import for dead. Until then it waits
+// for it, so that what is being imported is not swept away.
+const importDeadline = 24 * time.Hour
+
+func importCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "import",
+		Usage:     "make a snapshot of existing capture files",
+		UsageText: "pcapsule snapshot import NAME [NODE=]FILE...",
+		Description: `Takes pcap and pcapng of any link type, also in gzip, zstd or lz4, several files a
+node, in any order. Without NODE= the node is this machine. Exit code 4: some of
+it could not be read, and the snapshot says what.
+
+   pcapsule snapshot import incident-42 web-1=web-1.pcap.gz web-2=*.pcapng
+   tcpdump -w - -c 1000 | pcapsule snapshot import now -
+   pcapsule snapshot import old --store /mnt/usb/archive old.pcap`,
+		Flags:  flags([]cli.Flag{keyFlag(), outputFlag()}, targetFlags()),
+		Action: importFiles,
+	}
+}
+
+func importFiles(c *cli.Context) error {
+	if c.NArg() < 2 {
+		return usagef("which files, under which name? usage: %s", c.Command.UsageText)
+	}
+	name := c.Args().First()
+	if err := manifest.CheckName(name); err != nil {
+		return usagef("%v", err)
+	}
+	host, err := nodeName("")
+	if err != nil {
+		return err
+	}
+	opt := importer.Options{Version: versionString(), Stdin: c.App.Reader}
+	var total int64
+	for _, arg := range c.Args().Tail() {
+		f := importer.File{Node: host, Path: arg}
+		if node, path, ok := strings.Cut(arg, "="); ok && manifest.CheckNode(node) == nil && path != "" {
+			if _, err := os.Stat(arg); err != nil { // no file has this very name
+				f = importer.File{Node: node, Path: path}
+			}
+		}
+		if f.Path != "-" {
+			st, err := os.Stat(f.Path)
+			if err != nil {
+				return err
+			}
+			total += st.Size()
+		}
+		opt.Files = append(opt.Files, f)
+	}
+	p := newProgress(c.App.ErrWriter, "import "+name)
+	p.set(0, total)
+	opt.Progress = p.add
+	defer p.end()
+	if hasStore(c) {
+		return importToStore(c, name, opt, p)
+	}
+	return importToHub(c, name, opt, p)
+}
+
+// importToStore is a session of this process's own.
+func importToStore(c *cli.Context, name string, opt importer.Options, p *progress) (err error) {
+	key, err := signer(c)
+	if err != nil {
+		return err
+	}
+	st, err := store.Create(c.Context, c.String("store"))
+	if err != nil {
+		return usageOfLocation(c.String("store"), err)
+	}
+	if err := store.Probe(c.Context, st); err != nil {
+		return err
+	}
+	a := archive.New(st)
+	request, err := json.Marshal(opt.Files)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	session, err := a.Begin(c.Context, archive.Intent{
+		Name: name, Kind: archive.KindImport, Owner: whoAmI() + " " + key.Public().Fingerprint(),
+		Created: now, Deadline: now.Add(importDeadline), Request: request,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && !errors.Is(err, archive.ErrUndecided) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 10*time.Second)
+			defer cancel()
+			session.Fail(ctx, "import failed: "+oneLine(err.Error()))
+		}
+	}()
+	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
+		key, have, err := session.Place(ctx, o.Kind, o.Hash, o.Ext, o.Size)
+		if err != nil || have {
+			return key, err
+		}
+		return key, session.Put(ctx, key, store.Body{ReaderAt: o.Body, Size: o.Size, SHA256: o.SHA256})
+	}
+	nodes, err := importer.Run(c.Context, opt)
+	if err != nil {
+		return err
+	}
+	m := importer.Manifest(nodes)
+	m.ID, m.Name = session.Intent.ID, name
+	m.Created, m.Creator = manifest.NanosOf(now), manifest.Tool{Name: "pcapsule", Version: versionString()}
+	if err := session.Commit(c.Context, m, key); err != nil {
+		return err
+	}
+	p.end()
+	s := api.Of(m)
+	return printSnapshot(c, &s)
+}
+
+// importToHub plays the nodes of a session of the hub's.
+func importToHub(c *cli.Context, name string, opt importer.Options, p *progress) (err error) {
+	client, err := openHub(c)
+	if err != nil {
+		return err
+	}
+	if err := trustHub(c, client); err != nil {
+		return err
+	}
+	req := api.CreateRequest{Name: name, Import: true}
+	for _, f := range opt.Files {
+		req.Nodes = append(req.Nodes, f.Node)
+	}
+	req.Nodes = unique(req.Nodes)
+	snap, err := client.Create(c.Context, req)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 5*time.Second)
+			defer cancel()
+			client.Delete(ctx, snap.ID)
+		}
+	}()
+	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
+		return uploadToHub(ctx, client, snap.ID, o)
+	}
+	nodes, err := importer.Run(c.Context, opt)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if err := client.Complete(c.Context, snap.ID, n.Name, api.CompleteRequest{Node: n}); err != nil {
+			return err
+		}
+	}
+	done, err := client.WaitSnapshot(c.Context, snap.ID, nil)
+	if err != nil {
+		return err
+	}
+	p.end()
+	return printSnapshot(c, done)
+}
+
+// grantTries is how often an upload asks for a new grant when one runs out.
+const grantTries = 5
+
+func uploadToHub(ctx context.Context, client *api.Client, session string, o importer.Object) (string, error) {
+	req := api.GrantRequest{Objects: []api.Object{{
+		Hash: o.Hash, SHA256: hex.EncodeToString(o.SHA256[:]), Size: o.Size, Kind: o.Kind, Ext: o.Ext,
+	}}}
+	for try := 1; ; try++ {
+		answer, err := client.Grants(ctx, session, o.Node, req)
+		if err != nil {
+			return "", err
+		}
+		if len(answer.Placements) != 1 {
+			return "", fmt.Errorf("the hub placed %d objects of 1", len(answer.Placements))
+		}
+		at := answer.Placements[0]
+		if at.Grant == nil {
+			return at.Key, nil
+		}
+		err = client.Upload(ctx, at.Grant, o.Body, o.Size)
+		if err == nil || !errors.Is(err, api.ErrGrantOver) || try == grantTries {
+			return at.Key, err
+		}
+	}
+}
+
+func unique(list []string) []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, s := range list {
+		if !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// nodeName is the name this machine goes by: the flag's, or its host name.
+func nodeName(flag string) (string, error) {
+	if flag != "" {
+		if err := manifest.CheckNode(flag); err != nil {
+			return "", usagef("--node: %v", err)
+		}
+		return flag, nil
+	}
+	host, err := os.Hostname()
+	if err == nil {
+		err = manifest.CheckNode(host)
+	}
+	if err != nil {
+		return "", fmt.Errorf("this machine's name cannot be a node's: %w: choose one with --node", err)
+	}
+	return host, nil
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+)
+
+func listCommand() *cli.Command {
+	return &cli.Command{
+		Name: "list", Aliases: []string{"ls"},
+		Usage:     "list snapshots",
+		UsageText: "pcapsule snapshot list [-o json] [--store LOCATION]",
+		Description: `   pcapsule snapshot list
+   pcapsule snapshot list --store s3://forensics/pcapsule
+   pcapsule snapshot list --store /mnt/usb/archive -o json`,
+		Flags:  flags([]cli.Flag{outputFlag()}, targetFlags()),
+		Action: list,
+	}
+}
+
+func list(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("list takes no argument, not %q: `pcapsule snapshot show` shows one", c.Args().First())
+	}
+	snaps, broken, err := listSnapshots(c)
+	if err != nil {
+		return err
+	}
+	if wantsJSON(c) {
+		if snaps == nil {
+			snaps = []api.Snapshot{}
+		}
+		err = writeJSON(c.App.Writer, snaps)
+	} else if len(snaps) == 0 && len(broken) == 0 {
+		fmt.Fprintln(c.App.ErrWriter, "no snapshots yet: make one with `pcapsule snapshot create NAME --last 5m`")
+	} else {
+		err = writeSnapshots(c.App.Writer, snaps...)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(broken...)
+}
+
+// listSnapshots is what there is, and an error for each snapshot that cannot be
+// read.
+func listSnapshots(c *cli.Context) (snaps []api.Snapshot, broken []error, err error) {
+	if !hasStore(c) {
+		client, err := openHub(c)
+		if err != nil {
+			return nil, nil, err
+		}
+		snaps, err = client.Snapshots(c.Context)
+		return snaps, nil, err
+	}
+	a, err := openArchive(c.Context, c.String("store"))
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := a.List(c.Context)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range all {
+		if s.Err != nil {
+			broken = append(broken, fmt.Errorf("snapshot %s: %w", s.ID, s.Err))
+			continue
+		}
+		snaps = append(snaps, api.Of(s.Manifest))
+	}
+	return snaps, broken, nil
+}
+
+func showCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "show",
+		Usage:     "show one snapshot: its nodes, interfaces and gaps",
+		UsageText: "pcapsule snapshot show REF [-o json]",
+		Description: `REF is a snapshot's name or id. With -o json it prints the signed manifest.
+
+   pcapsule snapshot show outage
+   pcapsule snapshot show outage --store outage.tar -o json`,
+		Flags:        flags([]cli.Flag{outputFlag()}, targetFlags()),
+		BashComplete: completeSnapshots,
+		Action:       show,
+	}
+}
+
+func show(c *cli.Context) error {
+	ref, err := argument(c, "snapshot")
+	if err != nil {
+		return err
+	}
+	m, err := findManifest(c, ref)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return nil // still being made; findManifest printed it
+	}
+	if wantsJSON(c) {
+		return writeJSON(c.App.Writer, m)
+	}
+	return writeManifest(c, m)
+}
+
+func findManifest(c *cli.Context, ref string) (*manifest.Manifest, error) {
+	if hasStore(c) {
+		a, err := openArchive(c.Context, c.String("store"))
+		if err != nil {
+			return nil, err
+		}
+		s, err := a.Find(c.Context, ref)
+		if err != nil {
+			return nil, err
+		}
+		return s.Manifest, nil
+	}
+	client, err := openHub(c)
+	if err != nil {
+		return nil, err
+	}
+	s, err := client.Snapshot(c.Context, ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Status == api.Creating || s.Status == api.Failed {
+		return nil, printSnapshot(c, s)
+	}
+	snap, err := hubArchive(client).Load(c.Context, s.ID)
+	if err != nil {
+		return nil, err
+	}
+	return snap.Manifest, nil
+}
+
+func writeManifest(c *cli.Context, m *manifest.Manifest) error {
+	w := c.App.Writer
+	field := func(k, v string) { fmt.Fprintf(w, "%-10s %s\n", k+":", oneLine(v)) }
+	field("name", m.Name)
+	field("id", m.ID)
+	field("status", m.Status)
+	for _, r := range m.Reasons {
+		field("", r)
+	}
+	field("window", stamp(m.Window.From.Time())+" to "+stamp(m.Window.To.Time()))
+	field("created", stamp(m.Created.Time())+" by "+m.Creator.Name+" "+m.Creator.Version)
+	field("packets", humanize.Comma(int64(m.Totals.Records)))
+	field("drops", humanize.Comma(int64(m.Totals.Drops)))
+	field("size", fmt.Sprintf("%s in %d chunks (%s before compression)", size(m.Totals.Size), m.Totals.Chunks, size(m.Totals.RawSize)))
+	fmt.Fprintln(w)
+	rows := [][]string{{"NODE", "STATUS", "PACKETS", "SIZE", "CLOCK", "KERNEL", "INTERFACES"}}
+	for _, n := range m.Nodes {
+		var t manifest.Totals
+		for _, s := range n.Streams {
+			t.Records += s.Records
+			t.Size += s.Size
+		}
+		var ifs []string
+		for _, i := range n.Interfaces {
+			ifs = append(ifs, i.Name)
+		}
+		rows = append(rows, []string{
+			n.Name, n.Status, humanize.Comma(int64(t.Records)), size(t.Size),
+			fmt.Sprintf("%+.3f ms ± %.3f ms", float64(n.Clock.Offset)/1e6, float64(n.Clock.Error)/1e6),
+			n.Versions.Kernel, strings.Join(ifs, ","),
+		})
+	}
+	if err := writeTable(w, rows...); err != nil {
+		return err
+	}
+	rows = [][]string{{"GAP", "NODE", "FROM", "TO", "COUNT", "DETAIL"}}
+	for _, n := range m.Nodes {
+		for _, g := range n.Gaps {
+			count := "-"
+			if g.Count > 0 {
+				count = humanize.Comma(int64(g.Count))
+			}
+			detail := g.Detail
+			if g.Interface != "" {
+				detail = strings.TrimSpace(g.Interface + " " + detail)
+			}
+			rows = append(rows, []string{g.Reason, n.Name, stamp(g.From.Time()), stamp(g.To.Time()), count, detail})
+		}
+	}
+	if len(rows) == 1 {
+		fmt.Fprintln(w, "\nno gaps: nothing of the window is missing")
+		return nil
+	}
+	fmt.Fprintln(w)
+	return writeTable(w, rows...)
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"pcapsule": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
+		},
+	})
+}
+
+// TestScripts runs the commands as a shell does: testdata/*.txtar.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			config := filepath.Join(e.WorkDir, ".config")
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("XDG_CONFIG_HOME", config)
+			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, ".data"))
+			e.Setenv("TMPDIR", e.WorkDir)
+			e.Setenv("TZ", "UTC")
+			addr, err := freeAddress()
+			if err != nil {
+				return err
+			}
+			e.Setenv("LISTEN", addr)
+			e.Setenv("PCAPSULE_HUB", "http://"+addr)
+			return writeCaptures(e.WorkDir)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits,
+			"ready": ready,
+			"flip":  flip,
+		},
+	})
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// exits CODE COMMAND...: the command's exit code is CODE.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		if _, scanErr := fmt.Sscanf(err.Error(), "exit status %d", &got); scanErr != nil {
+			ts.Fatalf("%v", err)
+		}
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+	if stderr := ts.ReadFile("stderr"); want == exitFailed || want == exitUsage {
+		_, said, _ := strings.Cut("\n"+stderr, "\npcapsule: made a key")
+		if said == "" {
+			said = stderr
+		} else {
+			_, said, _ = strings.Cut(said, "\n")
+		}
+		if lines := strings.Count(said, "\n"); lines != 1 {
+			ts.Fatalf("an error is one line, not %d:\n%s", lines, stderr)
+		}
+	}
+}
+
+// ready waits until the hub answers.
+func ready(ts *testscript.TestScript, neg bool, args []string) {
+	for range 200 {
+		resp, err := http.Get(ts.Getenv("PCAPSULE_HUB") + "/readyz")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("the hub did not get ready")
+}
+
+// flip GLOB: one bit in the middle of the first file that matches.
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	files, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(files) == 0 {
+		ts.Fatalf("no file matches %s", args[0])
+	}
+	b, err := os.ReadFile(files[0])
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(files[0], b, 0o600))
+}
+
+// writeCaptures makes the capture files that scripts use.
+func writeCaptures(dir string) error {
+	const ethernet, raw = 1, 101
+	eth := capture(ethernet, 100, func(i int) int64 { return int64(i) })
+	for name, b := range map[string][]byte{
+		"eth.pcap":   eth,
+		"raw.pcap":   capture(raw, 10, func(i int) int64 { return int64(i) }),
+		"mixed.pcap": capture(ethernet, 1000, func(i int) int64 { return int64(i * 7919 % 1000) }),
+		"cut.pcap":   eth[:len(eth)-5],
+		"noise.pcap": []byte("this is no capture file\n"),
+		"none.pcap":  capture(ethernet, 0, nil),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// capture is a pcap file of n packets, at milliseconds after a point in time.
+func capture(linkType uint32, n int, at func(i int) int64) []byte {
+	le := binary.LittleEndian
+	b := le.AppendUint32(nil, 0xa1b23c4d)
+	b = append(b, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = le.AppendUint32(b, 262144)
+	b = le.AppendUint32(b, linkType)
+	for i := range n {
+		ms := at(i)
+		b = le.AppendUint32(b, uint32(1_700_000_000+ms/1000))
+		b = le.AppendUint32(b, uint32(ms%1000*1e6))
+		p := packet(linkType, i)
+		b = le.AppendUint32(b, uint32(len(p)))
+		b = le.AppendUint32(b, uint32(len(p)))
+		b = append(b, p...)
+	}
+	return b
+}
+
+// packet is an IPv4 UDP packet of number i.
+func packet(linkType uint32, i int) []byte {
+	ip := []byte{0x45, 0, 0, 36, byte(i >> 8), byte(i), 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+		0x30, 0x39, 0, 53, 0, 16, 0, 0, 'n', 'u', 'm', 'b', 'e', 'r', byte(i >> 8), byte(i)}
+	if linkType != 1 {
+		return ip
+	}
+	return append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0}, ip...)
+}
+
+// TestPermute: flags may stand anywhere.
+func TestPermute(t *testing.T) {
+	app := newApp(nil, nil, nil)
+	for _, tt := range []struct{ in, want string }{
+		{"snapshot create outage --last 5m", "snapshot create --last 5m outage"},
+		{"-o json snapshot list", "snapshot list -o json"},
+		{"snapshot pcap outage -w -", "snapshot pcap -w - outage"},
+		{"snapshot pcap -w out.pcap outage --node a --node=b", "snapshot pcap -w out.pcap --node a --node=b outage"},
+		{"snapshot show -- -odd", "snapshot show -- -odd"},
+		{"snapshot import n list -o json", "snapshot import -o json n list"},
+		{"verify a.tar --trust f", "verify --trust f a.tar"},
+		{"--help", "--help"},
+		{"snapshot delete a b --hub http://x", "snapshot delete --hub http://x a b"},
+	} {
+		got := permute(app, append([]string{"pcapsule"}, strings.Fields(tt.in)...))
+		if s := strings.Join(got[1:], " "); s != tt.want {
+			t.Errorf("%q: %q, want %q", tt.in, s, tt.want)
+		}
+	}
+}
+
+func TestParseTime(t *testing.T) {
+	zone := time.FixedZone("CET", 3600)
+	now := time.Date(2026, 3, 1, 14, 50, 0, 0, zone)
+	for _, tt := range []struct{ in, want string }{
+		{"2026-03-01T14:32:00Z", "2026-03-01T14:32:00Z"},
+		{"2026-03-01T14:32:00.123456789+02:00", "2026-03-01T12:32:00.123456789Z"},
+		{"2026-03-01 14:32", "2026-03-01T13:32:00Z"},
+		{"14:32", "2026-03-01T13:32:00Z"},
+		{"14:32:10", "2026-03-01T13:32:10Z"},
+		{"15:00", "2026-02-28T14:00:00Z"}, // not yet today
+		{"yesterday", ""},
+		{"", ""},
+	} {
+		got, err := parseTime(tt.in, now)
+		if (err != nil) != (tt.want == "") {
+			t.Errorf("%q: error %v", tt.in, err)
+			continue
+		}
+		if err == nil && got.UTC().Format(time.RFC3339Nano) != tt.want {
+			t.Errorf("%q: %s, want %s", tt.in, got.UTC().Format(time.RFC3339Nano), tt.want)
+		}
+	}
+}

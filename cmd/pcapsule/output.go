@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"pcapsule/internal/api"
+)
+
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table for people, json for programs",
+		Action: func(_ *cli.Context, v string) error {
+			if v != "table" && v != "json" {
+				return usagef("-o %q: want table or json", v)
+			}
+			return nil
+		},
+	}
+}
+
+func wantsJSON(c *cli.Context) bool { return c.String("output") == "json" }
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// writeTable writes rows in aligned columns, the first row being the heading.
+func writeTable(w io.Writer, rows ...[]string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	for _, r := range rows {
+		for i := range r {
+			r[i] = oneLine(r[i])
+		}
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	return t.Flush()
+}
+
+func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
+	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES"}}
+	for _, s := range list {
+		rows = append(rows, []string{
+			s.Name, size(s.Size), humanize.Comma(int64(s.Records)), stamp(s.Start), stamp(s.End), s.Status, stamp(s.Created),
+			strings.Join(s.Nodes, ","),
+		})
+	}
+	return writeTable(w, rows...)
+}
+
+// size is a number of bytes for people.
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// stamp is a time for people, which --from and --to take back.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format(time.RFC3339)
+}
+
+// oneLine keeps what a hostile archive or server says from writing more than its
+// own line on a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case r < 0x20 || r >= 0x7f && r < 0xa0:
+			return '?'
+		}
+		return r
+	}, strings.TrimSpace(s))
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"pcapsule/hub"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+const defaultListen = "127.0.0.1:8898"
+
+func hubFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "listen", EnvVars: []string{"PCAPSULE_LISTEN"}, Value: defaultListen, Usage: "serve the API at `ADDRESS`; it asks nobody who they are, so keep it on loopback"},
+		&cli.StringFlag{Name: "store", EnvVars: []string{"PCAPSULE_STORE"}, Usage: "keep snapshots at `LOCATION`: a folder or s3://bucket/prefix (default: the folder store under --data-dir)"},
+		&cli.StringFlag{Name: "key", EnvVars: []string{"PCAPSULE_KEY"}, Usage: "sign with the private key in `FILE` (default: hub.key under --data-dir, made on first start)"},
+	}
+}
+
+func daemonFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "data-dir", EnvVars: []string{"PCAPSULE_DATA_DIR"}, Value: defaultDataDir(), Usage: "keep everything local in `DIR`"},
+		&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "`LEVEL`: debug, info, warn or error"},
+	}
+}
+
+// defaultDataDir is the system's place for root, and the user's for others.
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/pcapsule"
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); d != "" {
+		return filepath.Join(d, "pcapsule")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "share", "pcapsule")
+	}
+	return "pcapsule-data"
+}
+
+func newLogger(c *cli.Context) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return nil, usagef("--log-level %q: want debug, info, warn or error", c.String("log-level"))
+	}
+	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})), nil
+}
+
+// A served hub listens, and runs until run's context ends.
+type served struct {
+	hub      *hub.Hub
+	listener net.Listener
+	store    store.Store
+	key      *manifest.Signer
+	newKey   string // the file of a key that was made just now
+	logger   *slog.Logger
+}
+
+// openServed opens all that a hub needs, so that what is wrong shows at once.
+func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
+	dir := c.String("data-dir")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w (choose another with --data-dir)", err)
+	}
+	s := &served{logger: logger}
+	var err error
+	if s.listener, err = listen(c.String("listen")); err != nil {
+		return nil, err
+	}
+	opened := false
+	defer func() {
+		if !opened {
+			s.listener.Close()
+		}
+	}()
+	if s.store, err = openHubStore(c.Context, c.String("store"), dir); err != nil {
+		return nil, err
+	}
+	if err := store.Probe(c.Context, s.store); err != nil {
+		return nil, fmt.Errorf("store %s: %w", store.Describe(s.store), err)
+	}
+	keyFile := c.String("key")
+	if keyFile == "" {
+		keyFile = filepath.Join(dir, "hub.key")
+	}
+	var created bool
+	if s.key, created, err = manifest.LoadOrCreateKey(keyFile, rand.Reader); err != nil {
+		return nil, err
+	}
+	if created {
+		s.newKey = keyFile
+	}
+	s.hub, err = hub.New(hub.Config{Store: s.store, Signer: s.key, Version: versionString(), Logger: logger})
+	opened = err == nil
+	return s, err
+}
+
+// openHubStore opens the store that a hub writes, a folder with upload grants.
+func openHubStore(ctx context.Context, location, dataDir string) (store.Store, error) {
+	if location == "" {
+		location = filepath.Join(dataDir, "store")
+	}
+	if strings.Contains(location, "://") {
+		return store.Open(ctx, location)
+	}
+	// Grants outlive no hub: agents ask for new ones.
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, err
+	}
+	return store.NewFolder(location, store.FolderOptions{Create: true, GrantKey: secret})
+}
+
+func listen(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s is in use: does pcapsule run already? (--listen chooses another address)", addr)
+	case err != nil:
+		return nil, fmt.Errorf("listen at %s: %w (--listen chooses another address)", addr, err)
+	}
+	return l, nil
+}
+
+// run serves until ctx ends, and then lets what is under way come to its end for
+// a moment.
+func (s *served) run(ctx context.Context) error {
+	server := &http.Server{Handler: s.hub.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.hub.Run(ctx) })
+	group.Go(func() error {
+		if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			server.Close()
+		}
+		return nil
+	})
+	err := group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// url is where the hub answers, for agents and people on this machine.
+func (s *served) url() string {
+	addr := s.addr()
+	if addr.Addr().IsUnspecified() {
+		return fmt.Sprintf("http://127.0.0.1:%d", addr.Port())
+	}
+	return "http://" + addr.String()
+}
+
+func (s *served) addr() netip.AddrPort {
+	return s.listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// announce says what there is to know when a hub starts.
+func (s *served) announce(c *cli.Context) {
+	w := c.App.Writer
+	fmt.Fprintf(w, "store    %s\n", store.Describe(s.store))
+	fmt.Fprintf(w, "hub      %s\n", s.url())
+	made := ""
+	if s.newKey != "" {
+		made = "  (new: " + s.newKey + ")"
+	}
+	fmt.Fprintf(w, "signs    %s%s\n         %s\n", s.key.Public().Fingerprint(), made, s.key.Public().SignersLine())
+	if a := s.addr().Addr(); !a.IsLoopback() {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: %s is reachable from other machines, and the hub asks nobody who they are: everybody there can read the traffic\n", a)
+	}
+}
+
+func hubCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "hub",
+		Usage:     "serve snapshots, and make them with the agents that report",
+		UsageText: "pcapsule hub [--store LOCATION] [--listen ADDRESS]",
+		Description: `Keeps nothing but its key: all it knows is in the store. S3 is configured as usual
+(AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
+
+   pcapsule hub --store s3://forensics/pcapsule
+   pcapsule hub --data-dir /srv/pcapsule --listen 127.0.0.1:9000`,
+		Flags: flags(hubFlags(), daemonFlags()),
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("hub takes no argument, not %q", c.Args().First())
+			}
+			logger, err := newLogger(c)
+			if err != nil {
+				return err
+			}
+			s, err := openServed(c, logger)
+			if err != nil {
+				return err
+			}
+			s.announce(c)
+			fmt.Fprintf(c.App.Writer, "\nnext     pcapsule agent --hub %s\n", s.url())
+			return s.run(c.Context)
+		},
+	}
+}
+
+// parseSize reads a number of bytes as people write it: 1GiB, 500M, 1073741824.
+func parseSize(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > 1<<62 {
+		return 0, fmt.Errorf("size %q: want a number of bytes, as in 500MB or 10GiB", s)
+	}
+	return int64(n), nil
+}

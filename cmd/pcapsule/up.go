@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"pcapsule/agent"
+)
+
+func agentFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Usage: "capture on the interface `NAME`; may be repeated (default: all)"},
+		&cli.StringFlag{Name: "node", EnvVars: []string{"PCAPSULE_NODE"}, Usage: "call this machine `NAME` (default: its host name)"},
+		&cli.StringFlag{Name: "ring-size", EnvVars: []string{"PCAPSULE_RING_SIZE"}, Value: "1GiB", Usage: "keep the newest traffic in at most `SIZE` of disk"},
+		&cli.DurationFlag{Name: "chunk-age", Value: agent.DefaultChunkAge, Usage: "cut a chunk when its oldest packet is `DURATION` old"},
+		&cli.IntFlag{Name: "workers", Usage: "capture with `N` threads (default: by the number of CPUs)"},
+	}
+}
+
+func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
+	cfg = agent.Config{
+		HubURL:     hubURL,
+		Dir:        filepath.Join(c.String("data-dir"), "ring"),
+		Interfaces: c.StringSlice("interface"),
+		ChunkAge:   c.Duration("chunk-age"),
+		Workers:    c.Int("workers"),
+		Version:    versionString(),
+	}
+	if cfg.Node, err = nodeName(c.String("node")); err != nil {
+		return cfg, err
+	}
+	if cfg.RingSize, err = parseSize(c.String("ring-size")); err != nil {
+		return cfg, usagef("--ring-size: %v", err)
+	}
+	if cfg.Logger, err = newLogger(c); err != nil {
+		return cfg, err
+	}
+	return cfg, nil
+}
+
+func upCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "up",
+		Usage:     "record this machine and serve snapshots: agent and hub in one process",
+		UsageText: "pcapsule up [--interface NAME]... [--ring-size 1GiB] [--store LOCATION]",
+		Description: `The whole product on a laptop or a server. Needs Linux, and root or CAP_NET_RAW.
+Ctrl-C ends it; the ring stays, and the next start goes on with it.
+
+   sudo pcapsule up
+   sudo pcapsule up --interface eth0 --ring-size 20GiB
+   sudo -E pcapsule up --store s3://forensics/pcapsule`,
+		Flags:  flags(agentFlags(), hubFlags(), daemonFlags()),
+		Action: up,
+	}
+}
+
+func up(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("up takes no argument, not %q", c.Args().First())
+	}
+	logger, err := newLogger(c)
+	if err != nil {
+		return err
+	}
+	if _, err := agentConfig(c, ""); err != nil { // before anything is made on disk
+		return err
+	}
+	if err := agent.Check(); err != nil {
+		return err
+	}
+	s, err := openServed(c, logger)
+	if err != nil {
+		return err
+	}
+	cfg, err := agentConfig(c, s.url())
+	if err != nil {
+		return err
+	}
+	cfg.OnReady = func(r agent.Ready) {
+		announceAgent(c, cfg, r)
+		s.announce(c)
+		fmt.Fprintf(c.App.Writer, "\nnext     pcapsule snapshot create NAME --last 5m%s\n", hubHint(s))
+	}
+	group, ctx := errgroup.WithContext(c.Context)
+	// The hub outlives the agent, which says good-bye to it.
+	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return s.run(hubCtx) })
+	group.Go(func() error {
+		defer stopHub()
+		return agent.Run(ctx, cfg)
+	})
+	return group.Wait()
+}
+
+// hubHint is what the client commands need to find this hub, when it is not where
+// they look.
+func hubHint(s *served) string {
+	if s.url() == defaultHub {
+		return ""
+	}
+	return " --hub " + s.url()
+}
+
+func agentCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "agent",
+		Usage:     "record this machine for a hub",
+		UsageText: "pcapsule agent --hub URL [--interface NAME]... [--ring-size 1GiB]",
+		Description: `Dials the hub and listens on no port; needs no credentials for the store. A hub
+that is away is waited for, and recording goes on.
+
+   sudo pcapsule agent --hub http://127.0.0.1:8898 --node web-1`,
+		Flags: flags(agentFlags(), []cli.Flag{hubFlag()}, daemonFlags()),
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("agent takes no argument, not %q", c.Args().First())
+			}
+			if _, err := openHub(c); err != nil {
+				return err
+			}
+			cfg, err := agentConfig(c, c.String("hub"))
+			if err != nil {
+				return err
+			}
+			cfg.OnReady = func(r agent.Ready) { announceAgent(c, cfg, r) }
+			return agent.Run(c.Context, cfg)
+		},
+	}
+}
+
+// announceAgent says what is captured, and how long the ring is.
+func announceAgent(c *cli.Context, cfg agent.Config, r agent.Ready) {
+	w := c.App.Writer
+	var names []string
+	for _, i := range r.Interfaces {
+		name := i.Name
+		if !i.Up {
+			name += " (down)"
+		}
+		names = append(names, name)
+	}
+	which := "all interfaces"
+	if len(cfg.Interfaces) > 0 {
+		which = "interfaces"
+	}
+	fmt.Fprintf(w, "node     %s\n", cfg.Node)
+	fmt.Fprintf(w, "records  %s: %s\n", which, strings.Join(names, ", "))
+	fmt.Fprintf(w, "ring     %s in %s: %s\n", size(r.Ring.Limit), cfg.Dir, ringTime(r))
+}
+
+// ringTime says how much time the ring can hold: by what it holds already, or by
+// the speed of the interfaces.
+func ringTime(r agent.Ready) string {
+	if r.Ring.Oldest > 0 {
+		held := time.Since(time.Unix(0, r.Ring.Oldest))
+		share := float64(r.Ring.Used) / float64(r.Ring.Limit)
+		if share > 0.01 && held > time.Minute {
+			return fmt.Sprintf("holds the last %s, and about %s when full", roundSpan(held), roundSpan(time.Duration(float64(held)/share)))
+		}
+	}
+	var parts []string
+	for _, rate := range []struct {
+		name string
+		bits float64
+	}{{"1 Mbit/s", 1e6}, {"100 Mbit/s", 1e8}, {"1 Gbit/s", 1e9}} {
+		span := time.Duration(float64(r.Ring.Limit) * 8 / rate.bits * float64(time.Second))
+		parts = append(parts, roundSpan(span)+" at "+rate.name)
+	}
+	return "room for " + strings.Join(parts, ", ") + " (more where traffic compresses)"
+}
+
+func roundSpan(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%d days", d/(24*time.Hour))
+	case d >= 2*time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= 2*time.Minute:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
+}

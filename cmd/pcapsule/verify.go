@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"pcapsule/archive"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+func verifyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "verify",
+		Usage:     "check every hash, signature and promise of a snapshot or an archive",
+		UsageText: "pcapsule verify REF|FILE.tar|FOLDER|s3://bucket/prefix [--trust FILE]",
+		Description: `Reads every byte: the signature of each manifest, the inventories it names, every
+chunk and every record in it, and says what is wrong and where. A good signature
+by a key that you do not trust is reported as just that, and fails.
+
+Trusted are the keys in --trust FILE, an allowed_signers file; by default those
+you have accepted (see ` + "`pcapsule key trust`" + `) and your own. Exit code 3: something
+is wrong.
+
+   pcapsule verify outage.tar
+   pcapsule verify outage
+   pcapsule verify /mnt/usb/archive --trust auditors.allowed_signers
+   pcapsule verify outage --store s3://forensics/pcapsule -o json`,
+		Flags: flags([]cli.Flag{
+			&cli.StringFlag{Name: "trust", Usage: "trust the keys in `FILE`, and no others"},
+			keyFlag(), outputFlag(),
+		}, targetFlags()),
+		BashComplete: completeSnapshots,
+		Action:       verify,
+	}
+}
+
+func verify(c *cli.Context) error {
+	what, err := verifyArgument(c)
+	if err != nil {
+		return err
+	}
+	trust, err := trusted(c)
+	if err != nil {
+		return err
+	}
+	a, ids, err := verifyTarget(c, what)
+	if err != nil {
+		return err
+	}
+	p := newProgress(c.App.ErrWriter, "verify "+what)
+	report, err := a.Verify(c.Context, archive.VerifyOptions{IDs: ids, Trust: trust, Progress: p.set})
+	p.end()
+	if err != nil {
+		return err
+	}
+	if t, ok := a.Store().(*store.Tar); ok {
+		if err := t.Check(); err != nil {
+			report.Problems = append(report.Problems, archive.Problem{Object: store.Describe(t), What: err.Error()})
+		}
+	}
+	if wantsJSON(c) {
+		err = writeJSON(c.App.Writer, report)
+	} else {
+		writeReport(c, report)
+	}
+	if err == nil && !(report.OK() && report.Trusted()) {
+		err = &codeError{code: exitVerification}
+	}
+	return err
+}
+
+// verifyArgument is what to verify: the argument, or all of --store.
+func verifyArgument(c *cli.Context) (string, error) {
+	if c.NArg() == 0 && hasStore(c) {
+		return c.String("store"), nil
+	}
+	return argument(c, "snapshot, file or folder")
+}
+
+// verifyTarget opens what is to be verified. No ids means all there are.
+func verifyTarget(c *cli.Context, what string) (*archive.Archive, []string, error) {
+	if hasStore(c) && c.NArg() > 0 {
+		a, err := openArchive(c.Context, c.String("store"))
+		if err != nil {
+			return nil, nil, err
+		}
+		s, err := a.Find(c.Context, what)
+		if err != nil {
+			return nil, nil, err
+		}
+		return a, []string{s.ID}, nil
+	}
+	if _, err := os.Stat(what); err == nil || strings.Contains(what, "://") || strings.ContainsAny(what, `/\`) || strings.HasSuffix(what, ".tar") {
+		a, err := openArchive(c.Context, what)
+		return a, nil, err
+	}
+	client, err := openHub(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := client.Snapshot(c.Context, what)
+	if err != nil {
+		return nil, nil, err
+	}
+	return hubArchive(client), []string{s.ID}, nil
+}
+
+// trusted is whose signatures count.
+func trusted(c *cli.Context) (*manifest.Trust, error) {
+	if name := c.String("trust"); name != "" {
+		lines, err := readFileOrStdin(c, name)
+		if err != nil {
+			return nil, fmt.Errorf("--trust: %w", err)
+		}
+		t, err := manifest.ParseTrust(lines)
+		if err != nil {
+			return t, fmt.Errorf("--trust %s: %w", name, err)
+		}
+		return t, nil
+	}
+	var lines []byte
+	if name, err := configFile("allowed_signers"); err == nil {
+		if lines, err = os.ReadFile(name); err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+	}
+	own := c.String("key")
+	if own == "" {
+		own, _ = configFile("key")
+	}
+	if s, err := manifest.LoadKey(own); err == nil {
+		lines = append(lines, "\n"+s.Public().SignersLine()+"\n"...)
+	}
+	return manifest.ParseTrust(lines)
+}
+
+func writeReport(c *cli.Context, r *archive.Report) {
+	w := c.App.Writer
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "BAD   %s\n", oneLine(p.String()))
+	}
+	for _, s := range r.Snapshots {
+		state := "good"
+		if s.Problems > 0 || s.Signature != archive.SignatureTrusted {
+			state = "BAD "
+		}
+		fmt.Fprintf(w, "%s  %s  %s: %d chunks, %s, signature %s %s\n", state, oneLine(s.Name), s.ID, s.Chunks, size(s.Size), s.Signature, s.Key)
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "note  %s\n", oneLine(n.String()))
+	}
+	switch {
+	case !r.OK():
+		fmt.Fprintf(w, "%d problem(s) in %d snapshot(s)\n", len(r.Problems), len(r.Snapshots))
+	case !r.Trusted():
+		fmt.Fprintf(w, "every byte is what was signed, but you do not trust who signed: if you know the key, add it with `pcapsule key trust`\n")
+	default:
+		fmt.Fprintf(w, "verified %s in %d snapshot(s): every byte is what was signed\n", size(r.Bytes), len(r.Snapshots))
+	}
+}

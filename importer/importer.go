@@ -1,0 +1,246 @@
+// Package importer turns capture files of other programs into the parts of a
+// snapshot: it reads them (package capfile), orders their packets and cuts them
+// into chunks (package chunker), and hands the chunks on as they are sealed.
+//
+// It knows no store and no hub: an Upload takes the objects wherever they go. It
+// needs memory for the packets that are out of order (Hold) and disk for a few
+// chunks, whatever the size of the files.
+package importer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"pcapsule/chunker"
+	"pcapsule/internal/capfile"
+	"pcapsule/manifest"
+)
+
+// Hold is how many bytes of packets are held back to put them in order. Packets
+// further out of order start chunks of their own.
+const Hold = 64 << 20
+
+// A File is a capture of one node.
+type File struct {
+	Node string
+	Path string // "-" is Options.Stdin
+}
+
+// Options of Run.
+type Options struct {
+	Files    []File
+	Version  string    // of this program
+	Stdin    io.Reader // for the path "-"
+	Upload   Upload
+	Progress func(bytes int64) // read from files since the last call; from one goroutine
+}
+
+// An Object is what an Upload takes.
+type Object struct {
+	Node   string
+	Kind   string // manifest.KindChunk or KindInventory
+	Hash   chunker.Hash
+	SHA256 [32]byte
+	Size   int64
+	Ext    string
+	Body   io.ReaderAt
+}
+
+// An Upload puts an object into the store and tells its key there. It is called
+// concurrently, and done with Body when it returns.
+type Upload func(context.Context, Object) (key string, err error)
+
+// Run imports all files and returns a part for each node, by name. Everything
+// that the parts name has been uploaded. What a chunk cannot carry, or a file
+// lost its end of, is a gap of the part.
+func Run(ctx context.Context, opt Options) ([]manifest.Node, error) {
+	if len(opt.Files) == 0 {
+		return nil, errors.New("import: no files")
+	}
+	dir, err := os.MkdirTemp("", "pcapsule-import-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder for chunks on their way: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	files := map[string][]File{}
+	var names []string
+	for _, f := range opt.Files {
+		if err := manifest.CheckNode(f.Node); err != nil {
+			return nil, err
+		}
+		if files[f.Node] == nil {
+			names = append(names, f.Node)
+		}
+		files[f.Node] = append(files[f.Node], f)
+	}
+	slices.Sort(names)
+	var nodes []manifest.Node
+	for _, name := range names {
+		n, err := importNode(ctx, opt, dir, name, files[name])
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, *n)
+	}
+	return nodes, nil
+}
+
+// node is one node's import.
+type node struct {
+	opt        Options
+	name       string
+	cutter     *chunker.Cutter
+	interfaces map[chunker.Interface]uint32
+	gaps       map[gapKey]*manifest.Gap
+	first      int64 // of the packets added; -1 before there is one
+	last       int64
+}
+
+func importNode(ctx context.Context, opt Options, dir, name string, files []File) (*manifest.Node, error) {
+	s := newSink(ctx, dir, name, opt.Upload)
+	n := &node{
+		opt: opt, name: name,
+		cutter: chunker.NewCutter(chunker.CutterConfig{
+			Stream: chunker.Packets,
+			Header: chunker.Header{Node: name, Application: "pcapsule " + opt.Version},
+			Hold:   Hold,
+		}, s),
+		interfaces: map[chunker.Interface]uint32{},
+		gaps:       map[gapKey]*manifest.Gap{},
+		first:      -1,
+	}
+	err := func() error {
+		for _, f := range files {
+			if err := n.file(ctx, f); err != nil {
+				return err
+			}
+		}
+		return n.cutter.Close()
+	}()
+	entries, uploadErr := s.finish(err)
+	if uploadErr != nil { // a cutter that failed failed for this
+		return nil, uploadErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n.part(ctx, entries)
+}
+
+// file adds the packets of one file.
+func (n *node) file(ctx context.Context, f File) error {
+	r, closeFile, err := n.open(f)
+	if err != nil {
+		return err
+	}
+	defer closeFile()
+	base := filepath.Base(f.Path)
+	capture, err := capfile.NewReader(r)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Path, err)
+	}
+	numbers := map[int]uint32{}
+	record := chunker.Record{}
+	for i := 0; ; i++ {
+		if i%4096 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p, err := capture.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if errors.Is(err, capfile.ErrTruncated) {
+			n.gap(manifest.GapTruncated, base+" ends inside a packet", 1)
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+		number, ok := numbers[p.Interface]
+		if !ok {
+			number = n.number(capture.Interface(p.Interface), p.Interface)
+			numbers[p.Interface] = number
+		}
+		record = chunker.Record{Time: p.Time, Interface: number, OrigLen: p.OrigLen, Flags: p.Flags, Options: p.Options, Data: p.Data}
+		if len(record.Data) > chunker.SnapLen {
+			record.Data = record.Data[:chunker.SnapLen]
+			n.gap(manifest.GapTruncated, fmt.Sprintf("%s holds packets of more than %d bytes", base, chunker.SnapLen), 1)
+		}
+		if len(record.Options) > chunker.MaxOptions {
+			record.Options = nil
+			n.gap(manifest.GapSkipped, base+" holds longer packet options than a chunk can", 1)
+		}
+		if err := n.cutter.Add(&record); err != nil {
+			return fmt.Errorf("%s: packet %d: %w", f.Path, i+1, err)
+		}
+		if n.first < 0 {
+			n.first = p.Time
+		}
+		n.first, n.last = min(n.first, p.Time), max(n.last, p.Time)
+	}
+	for kind, count := range capture.Skipped() {
+		n.gap(manifest.GapSkipped, base+" held more than packets: "+kind, uint64(count))
+	}
+	return nil
+}
+
+// open opens a file, counting what is read of it.
+func (n *node) open(f File) (io.Reader, func(), error) {
+	r, done := n.opt.Stdin, func() {}
+	if f.Path != "-" {
+		file, err := os.Open(f.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if st, err := file.Stat(); err == nil && st.IsDir() {
+			file.Close()
+			return nil, nil, fmt.Errorf("%s is a folder: name the capture files in it", f.Path)
+		}
+		r, done = file, func() { file.Close() }
+	}
+	if n.opt.Progress != nil {
+		r = &counted{r, n.opt.Progress}
+	}
+	return r, done, nil
+}
+
+type counted struct {
+	r     io.Reader
+	count func(int64)
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.count(int64(n))
+	return n, err
+}
+
+// number is the cutter's number of interface i of a file. Rotated files of one
+// capture share their interfaces.
+func (n *node) number(f capfile.Interface, i int) uint32 {
+	desc := chunker.Interface{Name: manifest.Clean(f.Name), Description: manifest.Clean(f.Description), LinkType: f.LinkType}
+	if desc.Name == "" {
+		desc.Name = fmt.Sprintf("if%d", i)
+	}
+	if _, ok := n.interfaces[desc]; !ok {
+		n.interfaces[desc] = n.cutter.Interface(desc)
+	}
+	return n.interfaces[desc]
+}
+
+type gapKey struct{ reason, detail string }
+
+func (n *node) gap(reason, detail string, count uint64) {
+	detail = manifest.Clean(detail)
+	g := n.gaps[gapKey{reason, detail}]
+	if g == nil {
+		g = &manifest.Gap{Stream: chunker.Packets, Reason: reason, Detail: detail}
+		n.gaps[gapKey{reason, detail}] = g
+	}
+	g.Count += count
+}
