@@ -36,7 +36,7 @@ func testFrames() map[string][]byte {
 		"802.1ad TCI 0":   tagged(ether(0x0800, 100, 5), 0x88a8, 0),
 		"QinQ":            tagged(ether(0x0800, 100, 6), 0x88a8, 7, 0x8100, 8),
 		"three tags":      tagged(ether(0x0800, 100, 7), 0x88a8, 7, 0x8100, 8, 0x8100, 9),
-		"tag, short":      tagged(ether(0x0800, 14, 8), 0x8100, 5),
+		"tag, short":      tagged(ether(0x0800, 16, 8), 0x8100, 5),
 		"no payload":      ether(0x88b5, 14, 9),
 		"tag, full":       tagged(ether(0x0800, 1514, 10), 0x8100, 5),
 	}
