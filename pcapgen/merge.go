@@ -62,7 +62,7 @@ func (m *merger) admit() error {
 		due := m.plan.inputs[m.taken : m.taken+n]
 		m.taken += n
 		for _, in := range due {
-			b, err := m.sched.next(in, nil, begin, m.out.idle)
+			b, err := m.sched.next(in, nil, begin, m.out.pause)
 			if err != nil {
 				return err
 			}

@@ -42,9 +42,19 @@ func (o *output) write(b []byte) error {
 	return o.err
 }
 
-// idle is called before the merge waits.
+// idle is called before the merge waits for the next batch of a chunk.
 func (o *output) idle() error {
 	if len(o.buf) >= idleBytes {
+		o.flush(heldBack)
+	}
+	return o.err
+}
+
+// pause is called before the merge waits for a chunk. That may take long, so
+// what there is leaves now; but not the header alone, so that a first chunk that
+// is broken or missing is an error before the first byte.
+func (o *output) pause() error {
+	if o.records > 0 {
 		o.flush(heldBack)
 	}
 	return o.err

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -56,7 +57,6 @@ type snapshot struct {
 	m           manifest.Manifest
 	store       *objects
 	inventories map[string][]manifest.Entry
-	records     map[string][]chunker.Record // by key of their chunk
 }
 
 const (
@@ -75,7 +75,6 @@ func newSnapshot(t testing.TB) *snapshot {
 		},
 		store:       &objects{bytes: map[string][]byte{}},
 		inventories: map[string][]manifest.Entry{},
-		records:     map[string][]chunker.Record{},
 	}
 }
 
@@ -114,7 +113,6 @@ func (s *snapshot) chunk(node string, ifs []chunker.Interface, records []chunker
 	key := manifest.ObjectKey{Kind: manifest.KindChunk, Hash: meta.Hash, Ext: chunker.PacketsExt}.String()
 	sum := sha256.Sum256(b.Bytes())
 	s.store.bytes[key] = b.Bytes()
-	s.records[key] = records
 	s.inventories[node] = append(s.inventories[node], manifest.Entry{
 		Key: key, Size: meta.Size, RawSize: meta.RawSize, SHA256: hex.EncodeToString(sum[:]),
 		First: manifest.Nanos(meta.First), Last: manifest.Nanos(meta.Last), Records: meta.Records, Drops: meta.Drops,
@@ -123,6 +121,18 @@ func (s *snapshot) chunk(node string, ifs []chunker.Interface, records []chunker
 		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last), cmp.Compare(a.Key, b.Key))
 	})
 	return key
+}
+
+// clone is a snapshot that can be damaged.
+func (s *snapshot) clone(t testing.TB) *snapshot {
+	c := *s
+	c.t = t
+	c.store = &objects{bytes: maps.Clone(s.store.bytes)}
+	c.inventories = map[string][]manifest.Entry{}
+	for node, entries := range s.inventories {
+		c.inventories[node] = slices.Clone(entries)
+	}
+	return &c
 }
 
 func (s *snapshot) source() Source {
@@ -157,14 +167,6 @@ func packet(time int64, ifc uint32, tag uint64, size int) chunker.Record {
 	data = data[:14+8+size]
 	rnd.Read(data[14+8:])
 	return chunker.Record{Time: time, Interface: ifc, OrigLen: uint32(len(data)), Data: data}
-}
-
-// A written packet is one of an export.
-type written struct {
-	Node, Interface string
-	Time            int64
-	OrigLen, Flags  uint32
-	Options, Data   []byte
 }
 
 // A section is a parsed export.
