@@ -142,10 +142,13 @@ func (f *Folder) publish(temp, key string) error {
 	// A Delete elsewhere may remove a folder between its making and its use:
 	// then it was empty, and is made again.
 	for try := 0; ; try++ {
-		if err := f.root.MkdirAll(path.Dir(key), 0o700); err != nil {
-			if errors.Is(err, fs.ErrNotExist) && try < 100 {
-				continue
-			}
+		err := f.root.MkdirAll(path.Dir(key), 0o700)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && try < 100:
+			continue
+		case errors.Is(err, fs.ErrExist), isNotDir(err): // and so not ErrExist for key
+			return errors.New("a part of its path is a file: no key may go on where another ends")
+		case err != nil:
 			return err
 		}
 		dir, err := f.root.Open(path.Dir(key))

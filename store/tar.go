@@ -25,6 +25,7 @@ import (
 // names that stand twice are refused when the archive is opened.
 type Tar struct {
 	r       io.ReaderAt
+	size    int64
 	name    string
 	entries []tarEntry // in key order
 }
@@ -60,10 +61,10 @@ func OpenTar(path string) (*Tar, error) {
 }
 
 // NewTar indexes the tar archive in the first size bytes of r, which must not
-// change while the store is in use. It reads the headers only; CheckTar looks at
-// the rest of the structure.
+// change while the store is in use. It reads the headers only; Check looks at the
+// rest of the structure.
 func NewTar(r io.ReaderAt, size int64) (*Tar, error) {
-	t := &Tar{r: r, name: "tar"}
+	t := &Tar{r: r, size: size, name: "tar"}
 	err := scanTar(r, size, false, func(h *tarHeader) error {
 		if CheckKey(h.name) == nil && !h.folder {
 			t.entries = append(t.entries, tarEntry{h.name, h.off, h.size, h.modified})
@@ -89,6 +90,9 @@ func (t *Tar) Close() error {
 	}
 	return nil
 }
+
+// Check is CheckTar of the whole file.
+func (t *Tar) Check() error { return CheckTar(t.r, t.size) }
 
 // String is the file's path.
 func (t *Tar) String() string { return t.name }
