@@ -144,9 +144,9 @@ func (f *Folder) publish(temp, key string) error {
 	for try := 0; ; try++ {
 		err := f.root.MkdirAll(path.Dir(key), 0o700)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && try < 100:
+		case (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)) && try < 100:
 			continue
-		case errors.Is(err, fs.ErrExist), isNotDir(err): // and so not ErrExist for key
+		case errors.Is(err, fs.ErrExist), isNotDir(err): // but it is not key that is taken
 			return errors.New("a part of its path is a file: no key may go on where another ends")
 		case err != nil:
 			return err
