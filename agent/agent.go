@@ -90,14 +90,19 @@ type agent struct {
 	versions manifest.Versions
 }
 
+// Check tells whether this process may capture here, and what to do if not.
+func Check() error {
+	if runtime.GOOS != "linux" {
+		return errors.New("capturing works on Linux only; elsewhere, import capture files into a snapshot")
+	}
+	return mayCapture()
+}
+
 // Run captures and serves the hub until the context ends; then everything that
 // was captured is sealed in the ring, and it returns nil. It returns an error
 // when it cannot start, and when capture fails. A hub that is away is no error.
 func Run(ctx context.Context, cfg Config) error {
-	if runtime.GOOS != "linux" {
-		return errors.New("capturing works on Linux only; elsewhere, import capture files into a snapshot")
-	}
-	if err := mayCapture(); err != nil {
+	if err := Check(); err != nil {
 		return err
 	}
 	return run(ctx, cfg, openCapture, time.Now)

@@ -53,6 +53,15 @@ func (t *Trust) Add(k PublicKey) {
 	t.keys = append(t.keys, trustedKey{blob: k.ssh().Marshal()})
 }
 
+// Keys are the keys that count, at some time or other, in the order of their lines.
+func (t *Trust) Keys() []PublicKey {
+	keys := make([]PublicKey, len(t.keys))
+	for i, k := range t.keys {
+		copy(keys[i][:], k.blob[len(k.blob)-len(keys[i]):])
+	}
+	return keys
+}
+
 // maxTrust is more than any allowed_signers file has, in bytes.
 const maxTrust = 4 << 20
 

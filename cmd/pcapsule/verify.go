@@ -94,8 +94,12 @@ func verifyTarget(c *cli.Context, what string) (*archive.Archive, []string, erro
 		}
 		return a, []string{s.ID}, nil
 	}
-	if _, err := os.Stat(what); err == nil || strings.Contains(what, "://") || strings.ContainsAny(what, `/\`) || strings.HasSuffix(what, ".tar") {
+	info, statErr := os.Stat(what)
+	if statErr == nil || strings.ContainsAny(what, `/\`) || strings.HasSuffix(what, ".tar") {
 		a, err := openArchive(c.Context, what)
+		if err != nil && statErr == nil && info.Mode().IsRegular() {
+			err = &codeError{exitVerification, err} // it is there, and no archive, or no longer one
+		}
 		return a, nil, err
 	}
 	client, err := openHub(c)

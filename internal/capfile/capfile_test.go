@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	_ "github.com/google/gopacket" // for its test captures
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 
