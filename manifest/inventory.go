@@ -35,8 +35,8 @@ func (e Entry) Validate() error {
 	if k.Kind != KindChunk {
 		return fmt.Errorf("%s is not a chunk", e.Key)
 	}
-	if e.Size <= 0 || e.Size > chunker.MaxSize {
-		return fmt.Errorf("%s: size %d, want 1 to %d", e.Key, e.Size, chunker.MaxSize)
+	if e.Size == 0 {
+		return fmt.Errorf("%s: no bytes", e.Key)
 	}
 	if err := e.totals().validate(); err != nil {
 		return fmt.Errorf("%s: %w", e.Key, err)
@@ -47,8 +47,8 @@ func (e Entry) Validate() error {
 	if _, err := chunker.ParseHash(e.SHA256); err != nil {
 		return fmt.Errorf("%s: sha256: %w", e.Key, err)
 	}
-	if e.First > e.Last {
-		return fmt.Errorf("%s: first record at %d is after the last at %d", e.Key, e.First, e.Last)
+	if e.First < 0 || e.First > e.Last {
+		return fmt.Errorf("%s: first record at %d, last at %d", e.Key, e.First, e.Last)
 	}
 	return nil
 }

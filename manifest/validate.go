@@ -16,7 +16,6 @@ const (
 	MaxNodes     = 16384     // three times the largest clusters
 	MaxInventory = 256 << 20 // bytes; some 6 TiB of one stream at 8 MiB a chunk
 	MaxCount     = 1<<53 - 1 // of any JSON number: what every reader holds exactly
-	MaxRatio     = 256       // raw to stored bytes; lz4 cannot expand further
 )
 
 // Validate checks all that a manifest can show to be wrong by itself.
@@ -208,25 +207,25 @@ func (s Stream) validate() error {
 	if s.Chunks < 0 || s.Chunks > s.InventorySize/minLine {
 		return fmt.Errorf("%d chunks do not fit an inventory of %d bytes", s.Chunks, s.InventorySize)
 	}
-	if s.Size < 0 || s.Size > s.Chunks*chunker.MaxSize {
-		return fmt.Errorf("%d bytes do not fit %d chunks of at most %d", s.Size, s.Chunks, chunker.MaxSize)
-	}
 	if err := s.Totals.validate(); err != nil {
 		return err
 	}
 	if s.Chunks == 0 && (s.Totals != Totals{} || s.First != 0 || s.Last != 0 || s.InventorySize != 0) {
 		return errors.New("no chunks, yet it counts something")
 	}
-	if s.First > s.Last {
-		return fmt.Errorf("first record at %d is after the last at %d", s.First, s.Last)
+	if s.First < 0 || s.First > s.Last {
+		return fmt.Errorf("first record at %d, last at %d", s.First, s.Last)
 	}
 	return nil
 }
 
-// validate checks what holds of the sizes of a stream and of a chunk alike.
+// validate checks what holds of a stream and of a chunk alike.
 func (t Totals) validate() error {
-	if t.RawSize < 0 || t.RawSize/MaxRatio > t.Size || t.RawSize > MaxCount {
-		return fmt.Errorf("%d raw bytes cannot come out of %d stored ones", t.RawSize, t.Size)
+	if t.Size < 0 || t.Size > t.Chunks*chunker.MaxSize {
+		return fmt.Errorf("%d bytes do not fit %d chunks of at most %d", t.Size, t.Chunks, chunker.MaxSize)
+	}
+	if t.RawSize < 0 || t.RawSize > t.Chunks*chunker.MaxRawSize {
+		return fmt.Errorf("%d raw bytes do not fit %d chunks of at most %d", t.RawSize, t.Chunks, chunker.MaxRawSize)
 	}
 	if t.Records > uint64(t.RawSize) {
 		return fmt.Errorf("%d records do not fit %d raw bytes", t.Records, t.RawSize)
