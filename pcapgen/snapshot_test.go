@@ -57,6 +57,7 @@ type snapshot struct {
 	m           manifest.Manifest
 	store       *objects
 	inventories map[string][]manifest.Entry
+	stored      bool // chunks are not compressed
 }
 
 const (
@@ -98,6 +99,7 @@ func (s *snapshot) chunk(node string, ifs []chunker.Interface, records []chunker
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	w.SetStored(s.stored)
 	for _, i := range ifs {
 		w.Interface(i)
 	}
