@@ -10,7 +10,6 @@ import (
 
 	"pcapsule/chunker"
 	"pcapsule/manifest"
-	"pcapsule/store"
 )
 
 const (
@@ -186,10 +185,17 @@ func (a *Archive) fetch(ctx context.Context, key manifest.ObjectKey, size int64)
 	if size < 0 || size > chunker.MaxSize {
 		return nil, fmt.Errorf("%s claims %d bytes, at most %d", key, size, chunker.MaxSize)
 	}
-	b, err := store.ReadAll(ctx, a.st, key.String(), size)
+	r, err := a.st.Get(ctx, key.String(), 0, size+1)
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", key, err)
 	}
+	defer r.Close()
+	b := make([]byte, size+1)
+	n, err := io.ReadFull(r, b)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, fmt.Errorf("fetch %s: %w", key, err)
+	}
+	b = b[:n]
 	if err := checkObject(key, b, size); err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", key, err)
 	}

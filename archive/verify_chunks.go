@@ -211,6 +211,7 @@ func (c *chunkChecker) read(ctx context.Context, st store.Store, e manifest.Entr
 	}
 	defer r.Close()
 	c.buf.Reset()
+	c.buf.Grow(int(e.Size) + bytes.MinRead)
 	if _, err := c.buf.ReadFrom(io.LimitReader(r, e.Size+1)); err != nil {
 		return nil, fmt.Errorf("read: %w", err)
 	}
