@@ -2,13 +2,14 @@ package ring
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"pcapsule/manifest"
 )
 
-// lookAhead is how many chunks ahead of the evicted ones the watermark on disk
-// is set, so that it is written once for several.
+// lookAhead is how many chunks more are announced on disk when one is to be
+// evicted, so that this is written once for several.
 const lookAhead = 8
 
 // futureSlack is how far in the future a chunk may lie before it is taken for
@@ -86,11 +87,12 @@ func (r *Ring) evict() int64 {
 				Count: c.Records, Detail: "recorded while the clock was ahead",
 			})
 		} else {
-			// The watermark is on disk before the chunk goes: a crash must not
-			// leave a time that looks recorded and empty.
-			if manifest.Nanos(c.Last) > r.state.Evicting[c.Stream] {
+			// That it goes is on disk before it goes: a crash must not leave a
+			// time that looks recorded and empty.
+			if !slices.Contains(r.state.Evicting, c.key()) {
+				r.state.Evicting = nil
 				for _, n := range next {
-					raise(&r.state.Evicting, n.Stream, n.Last)
+					r.state.Evicting = append(r.state.Evicting, n.key())
 				}
 				if err := r.write(r.encode()); err != nil && !noSpace(err) { // room is what this makes
 					r.opt.Logger.Warn("cannot save the ring's ledger", "err", err)

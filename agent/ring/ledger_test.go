@@ -135,12 +135,16 @@ func TestStateIsBounded(t *testing.T) {
 }
 
 func FuzzDecodeState(f *testing.F) {
+	name, err := fileName(chunker.Meta{Stream: chunker.Packets, First: 1, Last: 2})
+	if err != nil {
+		f.Fatal(err)
+	}
 	full := state{
 		Format: stateFormat, Version: stateVersion,
 		Runs:     []run{{chunker.Packets, 1, 2}},
 		Gaps:     []Gap{gap(manifest.GapKernelDrop, 1, 2, 3)},
 		Evicted:  map[string]manifest.Nanos{chunker.Packets: 7},
-		Evicting: map[string]manifest.Nanos{chunker.Packets: 8},
+		Evicting: []string{chunker.Packets + "/" + name},
 		Pins:     map[string]pin{"s": {Window: iv(1, 2), Expires: time.Unix(3, 4).UTC(), Evicted: map[string]manifest.Nanos{chunker.Packets: 1}}},
 	}
 	full.saw(chunker.Interface{Name: "eth0", LinkType: 1}, 1, 2)

@@ -56,6 +56,15 @@ func parseName(stream, name string) (chunker.Meta, error) {
 	return m, nil
 }
 
+// parseKey reads what chunk.key wrote.
+func parseKey(key string) (chunker.Meta, error) {
+	stream, name, _ := strings.Cut(key, "/")
+	if err := checkStream(stream); err != nil {
+		return chunker.Meta{}, err
+	}
+	return parseName(stream, name)
+}
+
 // checkStream keeps a stream's name fit for a folder and a part's name.
 func checkStream(stream string) error {
 	switch stream {

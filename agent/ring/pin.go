@@ -63,7 +63,7 @@ func (r *Ring) Unpin(session string) error {
 	if !ok {
 		return nil
 	}
-	if err := r.save(); err != nil {
+	if err := r.withRoom(4096, r.save); err != nil {
 		return fmt.Errorf("unpin chunks of %s: %w", session, err) // until saved, a restart brings the pin back
 	}
 	return nil

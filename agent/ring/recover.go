@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"pcapsule/chunker"
 	"pcapsule/manifest"
@@ -110,24 +110,20 @@ func (r *Ring) loadState() error {
 	return nil
 }
 
-// settleEvictions finds how far a process that died had come with evicting. What
-// it may have evicted counts as evicted: it went by Last, so nothing that went
-// is later than the oldest that is left.
+// settleEvictions finds what a process that died had evicted, of what it had
+// announced.
 func (r *Ring) settleEvictions() {
-	now := r.opt.Now()
-	for stream, through := range r.state.Evicting {
-		for _, c := range r.sealed {
-			if c.Stream == stream && !r.state.pinned(c.Meta, now) {
-				through = min(through, manifest.Nanos(c.Last))
-				break
-			}
+	for _, key := range r.state.Evicting {
+		if m, err := parseKey(key); err == nil && !slices.ContainsFunc(r.sealed, func(c *chunk) bool { return c.key() == key }) {
+			raise(&r.state.Evicted, m.Stream, m.Last)
 		}
-		raise(&r.state.Evicted, stream, int64(through))
 	}
 	r.state.evictionDone()
 }
 
-// recoverParts seals what is whole of the parts that a process had open.
+// recoverParts seals what is whole of the parts that a process had open. The run
+// still ends where the ledger on disk says, up to saveEvery earlier: how far
+// every worker had come is not known from the parts that some of them had.
 func (r *Ring) recoverParts() error {
 	dir := filepath.Join(r.dir, openDir)
 	entries, err := os.ReadDir(dir)
@@ -135,7 +131,6 @@ func (r *Ring) recoverParts() error {
 		return err
 	}
 	r.nextID = firstID(entries)
-	through := map[string]int64{}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		stream, err := partStream(e.Name())
@@ -146,22 +141,9 @@ func (r *Ring) recoverParts() error {
 			}
 			continue
 		}
-		m, err := r.recoverPart(path, stream)
-		switch {
-		case err != nil:
+		if err := r.recoverPart(path, stream); err != nil {
 			return err
-		case m.Records > 0:
-			t, ok := through[stream]
-			if !ok {
-				t = math.MaxInt64
-			}
-			through[stream] = min(t, m.Last)
 		}
-	}
-	// Of several workers, the one that was furthest behind tells how far all
-	// were.
-	for stream, t := range through {
-		r.state.extend(stream, manifest.Nanos(t))
 	}
 	return nil
 }
@@ -184,34 +166,34 @@ func firstID(entries []fs.DirEntry) int {
 
 // recoverPart seals the whole records of a torn part, and removes it. A crash in
 // between makes it happen again, with the same outcome.
-func (r *Ring) recoverPart(path, stream string) (chunker.Meta, error) {
+func (r *Ring) recoverPart(path, stream string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return chunker.Meta{}, err
+		return err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return chunker.Meta{}, err
+		return err
 	}
 	size := info.Size()
 	if err := f.Truncate(size); err != nil { // gives back what was set aside
-		return chunker.Meta{}, err
+		return err
 	}
 	r.mu.Lock()
 	r.used += onDisk(size)
 	r.mu.Unlock()
-	m, err := chunker.Recover(f, size, stream, recovery{r, size + recoverySlack})
+	_, err = chunker.Recover(f, size, stream, recovery{r, size + recoverySlack})
 	if err != nil {
 		at := manifest.NanosOf(info.ModTime())
 		r.opt.Logger.Error("an open part of the ring is lost", "part", path, "err", err)
 		r.state.addGap(Gap{Stream: stream, Reason: Reason(err), From: at, To: at + 1, Detail: "a torn part could not be recovered"})
 	}
 	if err := r.disk.remove(path); err != nil {
-		return chunker.Meta{}, err
+		return err
 	}
 	r.release(onDisk(size))
-	return m, nil
+	return nil
 }
 
 // recovery is the sink of a part that is being recovered. It may use the room

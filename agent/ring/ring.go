@@ -171,7 +171,7 @@ func (r *Ring) Close() error {
 		r.state.evictionDone()
 		r.dirty = true
 		r.mu.Unlock()
-		err = errors.Join(err, r.save())
+		err = errors.Join(err, r.withRoom(4096, r.save))
 		r.lock.Close()
 	})
 	return err
@@ -264,6 +264,9 @@ func byLast(a, b *chunk) int {
 }
 
 func (r *Ring) path(c *chunk) string { return filepath.Join(r.dir, c.Stream, c.name) }
+
+// key names a chunk within the folder.
+func (c *chunk) key() string { return c.Stream + "/" + c.name }
 
 // onDisk is the room that a file of n bytes takes.
 func onDisk(n int64) int64 { return (n + 4095) &^ 4095 }

@@ -25,6 +25,8 @@ const (
 	maxRuns = 1024
 	maxPins = 256
 	maxSeen = 4096 // interfaces
+
+	maxEvicting = 64
 )
 
 // state is what the ring remembers beside its chunks: state.json. Times are the
@@ -35,7 +37,7 @@ type state struct {
 	Runs     []run                     `json:"runs"`     // when capture ran; of each stream in order of time of recording
 	Gaps     []Gap                     `json:"gaps"`     // in order of time of recording
 	Evicted  map[string]manifest.Nanos `json:"evicted"`  // by stream: the last time of what was evicted
-	Evicting map[string]manifest.Nanos `json:"evicting"` // what Evicted may have become when the process died
+	Evicting []string                  `json:"evicting"` // chunks that may have been evicted, and count as that once they are gone
 	Pins     map[string]pin            `json:"pins"`     // by session
 
 	Interfaces []sighting `json:"interfaces"` // that packets were recorded on
@@ -79,6 +81,14 @@ func decodeState(b []byte) (state, error) {
 	for _, r := range s.Runs {
 		if err := checkStream(r.Stream); err != nil || r.To < r.From {
 			return state{}, fmt.Errorf("ledger has a run of %.40q from %d to %d", r.Stream, r.From, r.To)
+		}
+	}
+	if len(s.Evicting) > maxEvicting {
+		return state{}, fmt.Errorf("ledger has %d chunks that are being evicted: more than are ever written", len(s.Evicting))
+	}
+	for _, key := range s.Evicting {
+		if _, err := parseKey(key); err != nil {
+			return state{}, fmt.Errorf("ledger: %w", err)
 		}
 	}
 	for _, g := range s.Gaps {

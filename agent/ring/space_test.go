@@ -1,0 +1,159 @@
+//go:build linux
+
+package ring
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+)
+
+const spaceEnv = "PCAPSULE_RING_TMPFS"
+
+// TestFileSystemFull runs in a process with a mount namespace of its own, on a
+// file system that is much smaller than the ring's limit.
+func TestFileSystemFull(t *testing.T) {
+	dir := os.Getenv(spaceEnv)
+	if dir == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestFileSystemFull$", "-test.v")
+		cmd.Env = append(os.Environ(), spaceEnv+"="+t.TempDir())
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+		if os.Getuid() != 0 {
+			cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+		}
+		out, err := cmd.CombinedOutput()
+		if errors.Is(err, syscall.EPERM) && os.Getuid() != 0 {
+			t.Skip("needs root, or user namespaces")
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		t.Fatalf("make mounts private: %v", err)
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatalf("mount tmpfs: %v", err)
+	}
+	defer func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	}()
+	opt := testOptions()
+	opt.Limit = 64 << 20
+	r := open(t, dir, opt)
+	r.Begin(chunker.Packets, start)
+	at := start
+	next := func() int64 { at += 1_000_000; return at }
+
+	// The file system, not the limit, makes the oldest go.
+	for range 100 {
+		mustPut(t, r, next(), 40_000)
+	}
+	n := len(r.Sealed())
+	if n < 10 || n > 25 {
+		t.Errorf("%d chunks are there", n)
+	}
+	if r.Usage().Oldest <= start {
+		t.Error("nothing was evicted")
+	}
+
+	// Somebody else fills the disk, and the ring gives way.
+	filler := filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 0; size < 300<<10; {
+		n, err := f.Write(make([]byte, 16<<10))
+		size += n
+		if err != nil && !noSpace(err) {
+			t.Fatal(err)
+		}
+		mustPut(t, r, next(), 40_000)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if m := len(r.Sealed()); m >= n {
+		t.Errorf("%d chunks are there on a disk that holds less", m)
+	}
+
+	// When all is pinned, what comes is lost, and counted.
+	if _, err := r.Pin("s", 0, 1<<62, opt.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	var lost uint64
+	var why error
+	cut := chunker.NewCutter(chunker.CutterConfig{
+		Stream: chunker.Packets, TargetSize: 40_000, OnLost: func(n uint64, _, _ int64, err error) { lost, why = lost+n, err },
+	}, r)
+	cut.SetStored(true)
+	id := cut.Interface(eth0)
+	data := make([]byte, 1000)
+	record := func() {
+		for range 100 {
+			at += 1000
+			fill(data, uint64(at))
+			if err := cut.Add(&chunker.Record{Time: at, Interface: id, OrigLen: 1000, Data: data}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := cut.Cut(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pinned := len(r.Sealed())
+	for range 10 {
+		record()
+	}
+	if lost == 0 || Reason(why) != manifest.GapDiskFull {
+		t.Errorf("lost %d records for %v", lost, why)
+	}
+	if err := r.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Sealed(); len(got) < pinned {
+		t.Errorf("%d of %d pinned chunks are left", len(got), pinned)
+	}
+
+	// With room, all is as before.
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	lost = 0
+	record()
+	if lost > 0 {
+		t.Errorf("with room on the disk %d records are lost: %v", lost, why)
+	}
+	if err := r.Unpin("s"); err != nil {
+		t.Fatal(err)
+	}
+	for range 30 {
+		mustPut(t, r, next(), 40_000)
+	}
+	checkAll(t, r)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = open(t, dir, opt)
+	checkAll(t, r)
+	if used, disk := r.Usage().Used, diskUsage(t, dir); used != disk {
+		t.Errorf("%d bytes are said to be used, %d are", used, disk)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
