@@ -45,7 +45,7 @@ func exitCode(err error) int {
 		return ce.code
 	}
 	var ae *api.Error
-	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks) {
+	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks || ae.Code == api.CodeUnknownNode) {
 		return exitUsage
 	}
 	var (

@@ -73,30 +73,35 @@ func importFiles(c *cli.Context) error {
 	p := newProgress(c.App.ErrWriter, "import "+name)
 	p.set(0, total)
 	opt.Progress = p.add
-	defer p.end()
+	take := importToHub
 	if hasStore(c) {
-		return importToStore(c, name, opt, p)
+		take = importToStore
 	}
-	return importToHub(c, name, opt, p)
+	s, err := take(c, name, opt)
+	p.end()
+	if err != nil {
+		return err
+	}
+	return printSnapshot(c, s)
 }
 
 // importToStore is a session of this process's own.
-func importToStore(c *cli.Context, name string, opt importer.Options, p *progress) (err error) {
+func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api.Snapshot, err error) {
 	key, err := signer(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	st, err := store.Create(c.Context, c.String("store"))
 	if err != nil {
-		return usageOfLocation(c.String("store"), err)
+		return nil, usageOfLocation(c.String("store"), err)
 	}
 	if err := store.Probe(c.Context, st); err != nil {
-		return err
+		return nil, err
 	}
 	a := archive.New(st)
 	request, err := json.Marshal(opt.Files)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now := time.Now()
 	session, err := a.Begin(c.Context, archive.Intent{
@@ -104,13 +109,13 @@ func importToStore(c *cli.Context, name string, opt importer.Options, p *progres
 		Created: now, Deadline: now.Add(importDeadline), Request: request,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil && !errors.Is(err, archive.ErrUndecided) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 10*time.Second)
 			defer cancel()
-			session.Fail(ctx, "import failed: "+oneLine(err.Error()))
+			session.Fail(ctx, "import failed: "+oneLine(err.Error())) // or its deadline ends it
 		}
 	}()
 	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
@@ -122,62 +127,56 @@ func importToStore(c *cli.Context, name string, opt importer.Options, p *progres
 	}
 	nodes, err := importer.Run(c.Context, opt)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m := importer.Manifest(nodes)
 	m.ID, m.Name = session.Intent.ID, name
 	m.Created, m.Creator = manifest.NanosOf(now), manifest.Tool{Name: "pcapsule", Version: versionString()}
 	if err := session.Commit(c.Context, m, key); err != nil {
-		return err
+		return nil, err
 	}
-	p.end()
 	s := api.Of(m)
-	return printSnapshot(c, &s)
+	return &s, nil
 }
 
 // importToHub plays the nodes of a session of the hub's.
-func importToHub(c *cli.Context, name string, opt importer.Options, p *progress) (err error) {
+func importToHub(c *cli.Context, name string, opt importer.Options) (snap *api.Snapshot, err error) {
 	client, err := openHub(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := trustHub(c, client); err != nil {
-		return err
+		return nil, err
 	}
 	req := api.CreateRequest{Name: name, Import: true}
 	for _, f := range opt.Files {
 		req.Nodes = append(req.Nodes, f.Node)
 	}
 	req.Nodes = unique(req.Nodes)
-	snap, err := client.Create(c.Context, req)
-	if err != nil {
-		return err
+	if snap, err = client.Create(c.Context, req); err != nil {
+		return nil, err
 	}
+	id := snap.ID
 	defer func() {
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 5*time.Second)
 			defer cancel()
-			client.Delete(ctx, snap.ID)
+			client.Delete(ctx, id)
 		}
 	}()
 	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
-		return uploadToHub(ctx, client, snap.ID, o)
+		return uploadToHub(ctx, client, id, o)
 	}
 	nodes, err := importer.Run(c.Context, opt)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, n := range nodes {
-		if err := client.Complete(c.Context, snap.ID, n.Name, api.CompleteRequest{Node: n}); err != nil {
-			return err
+		if err := client.Complete(c.Context, id, n.Name, api.CompleteRequest{Node: n}); err != nil {
+			return nil, err
 		}
 	}
-	done, err := client.WaitSnapshot(c.Context, snap.ID, nil)
-	if err != nil {
-		return err
-	}
-	p.end()
-	return printSnapshot(c, done)
+	return client.WaitSnapshot(c.Context, id, nil)
 }
 
 // grantTries is how often an upload asks for a new grant when one runs out.
