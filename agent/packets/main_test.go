@@ -81,13 +81,18 @@ func veth(t testing.TB, a, b string) {
 		ip(t, "link", "set", "dev", name, "addrgenmode", "none")
 		ip(t, "link", "set", "dev", name, "up")
 	}
-	// The carrier comes a moment later.
-	for _, name := range []string{a, b} {
-		eventually(t, name+" has no carrier", func() bool {
-			out, err := exec.Command("ip", "-br", "link", "show", "up", "dev", name).Output()
-			return err == nil && bytes.Contains(out, []byte("LOWER_UP"))
-		})
-	}
+	awaitCarrier(t, a)
+	awaitCarrier(t, b)
+}
+
+// awaitCarrier waits until an interface that was set up can send: its carrier
+// comes a moment later.
+func awaitCarrier(t testing.TB, name string) {
+	t.Helper()
+	eventually(t, name+" has no carrier", func() bool {
+		out, err := exec.Command("ip", "-br", "link", "show", "up", "dev", name).Output()
+		return err == nil && bytes.Contains(out, []byte("LOWER_UP"))
+	})
 }
 
 // eventually waits for what the kernel does in its own time.
