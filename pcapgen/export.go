@@ -38,7 +38,7 @@ func export(ctx context.Context, out *output, src Source, f Format, p *plan) (ch
 		stages = append(stages, classic)
 	}
 	running, cancel := context.WithCancel(ctx)
-	s := startScheduler(running, d, p.inputs, stages, runtime.GOMAXPROCS(0))
+	s := startScheduler(running, d, p, stages, runtime.GOMAXPROCS(0))
 	defer s.stop()
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()

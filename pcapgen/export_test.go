@@ -27,7 +27,7 @@ func samePackets(t *testing.T, want, got []pcapng.Packet) {
 }
 
 func TestOrder(t *testing.T) {
-	s := mixed(t, 7, 800)
+	s := mixed(t, 1, 7, 800)
 	from, to := int64(s.m.Window.From), int64(s.m.Window.To)
 	b, stats := s.export(Request{})
 	got, err := parse(b)
@@ -71,9 +71,23 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// Small merges of many shapes, over windows that cut through them.
+func TestOrderOfMany(t *testing.T) {
+	for seed := range uint64(60) {
+		s := mixed(t, seed, 1+int(seed%5), 1+int(seed*7%40))
+		from, to := t0+int64(seed%9), t0+int64(10+seed*3)
+		b, _ := s.export(Request{From: from, To: to})
+		got, err := parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		samePackets(t, s.naive(from, to), got.packets)
+	}
+}
+
 // The same request gives the same bytes, whatever runs beside it.
 func TestSameBytes(t *testing.T) {
-	s := mixed(t, 7, 800)
+	s := mixed(t, 1, 7, 800)
 	for _, f := range []Format{PcapNG, Pcap} {
 		want, _ := s.export(Request{Format: f})
 		for i := range 6 {

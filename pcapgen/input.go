@@ -9,7 +9,6 @@ import (
 
 	"pcapsule/chunker"
 	"pcapsule/internal/pcapng"
-	"pcapsule/manifest"
 )
 
 // A batch is some consecutive records of an input, ready to be copied to the
@@ -34,17 +33,13 @@ func (b *batch) start(i int) uint32 {
 // annotations go: between selecting and formatting.
 type stage func(in *input, b *batch) error
 
-// An input is one chunk of the merge.
+// An input is a chunk from when it is fetched.
 type input struct {
-	key         string
-	size        int64
-	first, last int64 // as its inventory says
-	node        *node
-	begin       int64  // the merge may need its records from this time on
-	order       uint32 // in the node's inventory
+	chunk
+	node *node
 
 	// Owned by the goroutine that fetches the chunk, then by the worker that
-	// decodes its next batch, and by nobody after that.
+	// decodes its next batch, and when the chunk is done by the merge.
 	object  object
 	reader  *chunker.Reader
 	numbers []int32  // of its interfaces in the output; notWanted for those not chosen
@@ -62,25 +57,13 @@ var errDone = errors.New("nothing more of this chunk")
 
 // decode fills b with records, one at least, or returns errDone.
 func (in *input) decode(b *batch, stages []stage) error {
-	if in.reader == nil {
-		if err := in.open(); err != nil {
-			return fmt.Errorf("chunk %s: %w", in.key, err)
-		}
-	}
 	for !in.past {
-		err := in.reader.Next(&b.Batch)
+		err := in.fill(b, stages)
 		if err == io.EOF {
 			break
 		}
-		if err == nil {
-			err = in.check(b)
-		}
-		b.next = 0
-		for i := 0; i < len(stages) && err == nil; i++ {
-			err = stages[i](in, b)
-		}
 		if err != nil {
-			return fmt.Errorf("chunk %s: %w", in.key, err)
+			return fmt.Errorf("chunk %s: %w", in.key(), err)
 		}
 		if b.next < len(b.Ends) {
 			return nil
@@ -89,14 +72,27 @@ func (in *input) decode(b *batch, stages []stage) error {
 	return errDone
 }
 
-// open verifies the chunk.
-func (in *input) open() error {
-	k, err := manifest.ParseObjectKey(in.key)
-	if err != nil {
+// fill reads the next batch of the chunk, which it verifies first, and applies
+// the stages. It returns io.EOF at the chunk's end.
+func (in *input) fill(b *batch, stages []stage) (err error) {
+	if in.reader == nil {
+		if in.reader, err = chunker.Open(in.object, in.size, in.hash, chunker.Packets); err != nil {
+			return err
+		}
+	}
+	if err := in.reader.Next(&b.Batch); err != nil {
 		return err
 	}
-	in.reader, err = chunker.Open(in.object, in.size, k.Hash, chunker.Packets)
-	return err
+	if err := in.check(b); err != nil {
+		return err
+	}
+	b.next = 0
+	for _, s := range stages {
+		if err := s(in, b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // check holds the records against the inventory, which the merge went by when it
@@ -108,12 +104,10 @@ func (in *input) check(b *batch) error {
 	return nil
 }
 
-// release gives back what the chunk occupied.
-func (in *input) release() {
-	if in.object != nil {
-		in.object.release()
-	}
-	in.object, in.reader, in.numbers, in.queue = nil, nil, nil, nil
+// close gives back what the chunk's bytes occupied.
+func (in *input) close() {
+	in.object.release()
+	in.object, in.reader = nil, nil
 }
 
 // selecting drops what is outside the window or of an interface that was not

@@ -12,7 +12,7 @@ type merger struct {
 	sched  *scheduler
 	out    *output
 	tree   tree
-	taken  int // of plan.inputs: how many are in the tree, or were
+	taken  int // of the plan's chunks: how many are in the tree, or were
 	chunks int // of them, those that were read to their end
 }
 
@@ -31,26 +31,26 @@ func (m *merger) run() error {
 	}
 }
 
-// horizon is when the next input begins. Before that time the tree has all
+// horizon is when the next chunk begins. Before that time the tree has all
 // records that there are.
 func (m *merger) horizon() int64 {
-	if m.taken == len(m.plan.inputs) {
+	if m.taken == len(m.plan.chunks) {
 		return math.MaxInt64
 	}
-	return m.plan.inputs[m.taken].begin
+	return m.plan.chunks[m.taken].begin
 }
 
-// admit adds the inputs that begin no later than the next record to the tree, or
+// admit adds the chunks that begin no later than the next record to the tree, or
 // while the tree is empty those that begin first.
 func (m *merger) admit() error {
-	for m.taken < len(m.plan.inputs) {
+	for m.taken < len(m.plan.chunks) {
 		begin := m.horizon()
 		if len(m.tree.heads) > 0 {
 			begin = m.tree.winner.time
 		}
 		n := 0
-		for _, in := range m.plan.inputs[m.taken:] {
-			if in.begin > begin {
+		for _, c := range m.plan.chunks[m.taken:] {
+			if c.begin > begin {
 				break
 			}
 			n++
@@ -58,10 +58,8 @@ func (m *merger) admit() error {
 		if n == 0 {
 			return nil
 		}
-		m.sched.admit(n)
-		due := m.plan.inputs[m.taken : m.taken+n]
 		m.taken += n
-		for _, in := range due {
+		for _, in := range m.sched.admit(n) {
 			b, err := m.sched.next(in, nil, begin, m.out.pause)
 			if err != nil {
 				return err

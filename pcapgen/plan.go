@@ -16,7 +16,7 @@ type plan struct {
 	from, to   int64 // the window in the hub's time
 	nodes      []node
 	interfaces []outInterface // of the output; its index is its number
-	inputs     []*input       // by begin, then node and order
+	chunks     []chunk        // by begin, then node and order
 	drops      uint64
 }
 
@@ -32,6 +32,23 @@ type node struct {
 }
 
 const notWanted = -1
+
+// A chunk is one to be merged. There may be a great many in a plan.
+type chunk struct {
+	hash        chunker.Hash
+	generation  uint64 // of its key
+	size        int64
+	first, last int64  // as its inventory says
+	begin       int64  // the merge may need its records from this time on
+	node        uint32 // in the plan
+	order       uint32 // in the node's inventory
+}
+
+func (c *chunk) key() string {
+	return manifest.ObjectKey{
+		Kind: manifest.KindChunk, Hash: c.hash, Generation: c.generation, Ext: chunker.PacketsExt,
+	}.String()
+}
 
 // An outInterface is an interface of the output.
 type outInterface struct {
@@ -70,12 +87,12 @@ func makePlan(ctx context.Context, src Source, req Request) (*plan, error) {
 		}
 	}
 	for i, n := range chosen {
-		if err := p.addInputs(ctx, src, n, int32(i)); err != nil {
+		if err := p.addChunks(ctx, src, n, uint32(i)); err != nil {
 			return nil, err
 		}
 	}
-	slices.SortFunc(p.inputs, func(a, b *input) int {
-		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.node.name, b.node.name), cmp.Compare(a.order, b.order))
+	slices.SortFunc(p.chunks, func(a, b chunk) int {
+		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.node, b.node), cmp.Compare(a.order, b.order))
 	})
 	return p, nil
 }
@@ -155,8 +172,8 @@ func (p *plan) checkLinkTypes() error {
 	return nil
 }
 
-// addInputs adds the chunks of a node's packets that overlap its window.
-func (p *plan) addInputs(ctx context.Context, src Source, mn *manifest.Node, at int32) error {
+// addChunks adds the chunks of a node's packets that overlap its window.
+func (p *plan) addChunks(ctx context.Context, src Source, mn *manifest.Node, at uint32) error {
 	n := &p.nodes[at]
 	order := uint32(0)
 	for _, s := range mn.Streams {
@@ -173,15 +190,18 @@ func (p *plan) addInputs(ctx context.Context, src Source, mn *manifest.Node, at 
 			if last < n.from || first >= n.to {
 				continue
 			}
+			k, err := manifest.ParseObjectKey(e.Key)
+			if err == nil && (k.Kind != manifest.KindChunk || k.Ext != chunker.PacketsExt) {
+				err = fmt.Errorf("key %q is not that of packets", e.Key)
+			}
+			if err != nil {
+				return fmt.Errorf("read the inventory of node %s: %w", mn.Name, err)
+			}
 			n.drops += e.Drops
 			p.drops += e.Drops
-			if e.Records == 0 {
-				continue
-			}
-			begin := max(first, n.from)
-			p.inputs = append(p.inputs, &input{
-				key: e.Key, size: e.Size, first: first, last: last,
-				node: n, order: order, begin: begin, need: begin,
+			p.chunks = append(p.chunks, chunk{
+				hash: k.Hash, generation: k.Generation, size: e.Size,
+				first: first, last: last, begin: max(first, n.from), node: at, order: order,
 			})
 		}
 	}

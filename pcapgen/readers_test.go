@@ -58,7 +58,7 @@ func writeFile(t *testing.T, name string, b []byte) string {
 // Wireshark, capinfos and tcpdump read both formats, with every packet at its
 // nanosecond and its interface.
 func TestReaders(t *testing.T) {
-	s := mixed(t, 2, 200)
+	s := mixed(t, 1, 2, 200)
 	s.m.Status, s.m.Reasons = "partial", []string{"node d did not answer"}
 	want := s.naive(int64(s.m.Window.From), int64(s.m.Window.To))
 	for _, f := range []Format{PcapNG, Pcap} {
@@ -106,7 +106,7 @@ func TestReaders(t *testing.T) {
 
 // An empty export is a whole capture.
 func TestReadersEmpty(t *testing.T) {
-	s := mixed(t, 1, 10)
+	s := mixed(t, 1, 1, 10)
 	none := newSnapshot(t)
 	for name, export := range map[string]func(Request) ([]byte, Stats){"window": s.export, "snapshot": none.export} {
 		for _, f := range []Format{PcapNG, Pcap} {

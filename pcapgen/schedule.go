@@ -29,7 +29,7 @@ const (
 type scheduler struct {
 	depot  *depot
 	stages []stage
-	inputs []*input // sorted by begin
+	plan   *plan
 
 	mu      sync.Mutex
 	toFetch sync.Cond // a fetcher may find something to do
@@ -37,14 +37,15 @@ type scheduler struct {
 	toMerge sync.Cond // the merge may find what it waits for
 
 	// Guarded by mu.
-	err     error     // ends everything
-	urgent  int64     // the merge waits for inputs that are needed up to this time
-	fetched int       // of inputs: how many fetches were begun
-	taken   int       // of inputs: how many the merge has reached
-	bytes   int64     // stored, of inputs[taken:fetched]
-	ready   readyHeap // fetched, and able to decode their next batch
-	ahead   int       // batches that are being decoded or in a queue
-	spare   []*batch
+	err    error     // ends everything
+	urgent int64     // the merge waits for inputs that need a batch by this time
+	opened int       // of the plan's chunks: how many are inputs, or were
+	due    []*input  // that the merge has reached, and nobody fetches yet
+	early  []*input  // that were fetched, or are being, before the merge has reached them
+	bytes  int64     // stored, of early
+	ready  readyHeap // fetched, and able to decode their next batch
+	ahead  int       // batches that are being decoded or in a queue
+	spare  []*batch
 
 	goroutines sync.WaitGroup
 }
@@ -55,13 +56,13 @@ const notWaiting = math.MinInt64
 var errStopped = errors.New("the merge has ended")
 
 // startScheduler begins to fetch and decode. stop must follow.
-func startScheduler(ctx context.Context, d *depot, inputs []*input, stages []stage, workers int) *scheduler {
-	s := &scheduler{depot: d, stages: stages, inputs: inputs, urgent: notWaiting}
+func startScheduler(ctx context.Context, d *depot, p *plan, stages []stage, workers int) *scheduler {
+	s := &scheduler{depot: d, stages: stages, plan: p, urgent: notWaiting}
 	s.toFetch.L, s.toWork.L, s.toMerge.L = &s.mu, &s.mu, &s.mu
-	for range min(fetchers, len(inputs)) {
+	for range min(fetchers, len(p.chunks)) {
 		s.goroutines.Go(func() { s.fetch(ctx) })
 	}
-	for range min(workers, len(inputs)) {
+	for range min(workers, len(p.chunks)) {
 		s.goroutines.Go(s.decode)
 	}
 	return s
@@ -84,19 +85,16 @@ func (s *scheduler) fail(err error) {
 func (s *scheduler) stop() {
 	s.fail(errStopped)
 	s.goroutines.Wait()
-	for _, in := range s.inputs {
-		in.release()
-	}
 }
 
-// fetch takes chunks in the order of inputs.
+// fetch takes chunks in the order of the plan.
 func (s *scheduler) fetch(ctx context.Context) {
 	for {
 		in := s.nextFetch()
 		if in == nil {
 			return
 		}
-		o, err := s.depot.fetch(ctx, in.key, in.size)
+		o, err := s.depot.fetch(ctx, in.key(), in.size)
 		if err != nil {
 			s.fail(err)
 			return
@@ -112,19 +110,32 @@ func (s *scheduler) fetch(ctx context.Context) {
 func (s *scheduler) nextFetch() *input {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.err == nil && s.fetched < len(s.inputs) {
-		in := s.inputs[s.fetched]
-		n := s.fetched - s.taken
-		if n <= 0 || in.begin <= s.urgent || (n < aheadCount && s.bytes+in.size <= aheadBytes) {
-			if n >= 0 {
-				s.bytes += in.size
-			}
-			s.fetched++
+	for s.err == nil {
+		if len(s.due) > 0 {
+			in := s.due[0]
+			s.due = slices.Delete(s.due, 0, 1)
+			return in
+		}
+		if s.opened == len(s.plan.chunks) {
+			return nil
+		}
+		n, size := len(s.early), s.plan.chunks[s.opened].size
+		if n == 0 || (n < aheadCount && s.bytes+size <= aheadBytes) {
+			in := s.open()
+			s.early = append(s.early, in)
+			s.bytes += size
 			return in
 		}
 		s.toFetch.Wait()
 	}
 	return nil
+}
+
+// open makes the plan's next chunk an input. Called with mu held.
+func (s *scheduler) open() *input {
+	c := &s.plan.chunks[s.opened]
+	s.opened++
+	return &input{chunk: *c, node: &s.plan.nodes[c.node], need: c.begin}
 }
 
 // decode decodes batches for whichever input needs one first.
@@ -140,8 +151,7 @@ func (s *scheduler) decode() {
 			return
 		}
 		if err == errDone {
-			in.object.release()
-			in.object, in.reader = nil, nil
+			in.close()
 		}
 		s.decoded(in, b, err == errDone)
 	}
@@ -185,17 +195,23 @@ func (s *scheduler) decoded(in *input, b *batch, done bool) {
 	}
 }
 
-// admit tells that the merge has reached the next n of inputs.
-func (s *scheduler) admit(n int) {
+// admit returns the plan's next n chunks, which the merge has reached.
+func (s *scheduler) admit(n int) []*input {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for range n {
-		if s.taken < s.fetched {
-			s.bytes -= s.inputs[s.taken].size
-		}
-		s.taken++
+	early := min(n, len(s.early))
+	reached := slices.Clone(s.early[:early])
+	s.early = slices.Delete(s.early, 0, early)
+	for _, in := range reached {
+		s.bytes -= in.size
+	}
+	for range n - early {
+		in := s.open()
+		s.due = append(s.due, in)
+		reached = append(reached, in)
 	}
 	s.toFetch.Broadcast()
+	return reached
 }
 
 // next takes back old, which was merged, and returns the next batch of in, or
@@ -215,7 +231,6 @@ func (s *scheduler) next(in *input, old *batch, t int64, idle func() error) (*ba
 			return nil, err
 		}
 		s.urgent = t
-		s.toFetch.Broadcast()
 		s.toWork.Broadcast()
 		for s.err == nil && len(in.queue) == 0 && !in.done {
 			s.toMerge.Wait()

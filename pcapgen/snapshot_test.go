@@ -306,15 +306,15 @@ func chunkInterfaces(t testing.TB, b []byte) []chunker.Interface {
 
 // mixed is a snapshot of several nodes and interfaces whose chunks overlap and
 // whose times often coincide.
-func mixed(t testing.TB, chunks, packets int) *snapshot {
-	rnd := rand.New(rand.NewPCG(1, 2))
+func mixed(t testing.TB, seed uint64, chunks, packets int) *snapshot {
+	rnd := rand.New(rand.NewPCG(seed, 2))
 	s := newSnapshot(t)
 	for _, name := range []string{"b", "a", "c"} {
 		ifs := []chunker.Interface{ethernet("eth1"), ethernet("eth0"), {Name: "eth0", Description: "vlan", LinkType: 1}}
 		s.node(name, ifs...)
 		for c := range chunks {
 			var records []chunker.Record
-			at := t0 + rnd.Int64N(50)
+			at := t0 + rnd.Int64N(int64(packets))
 			for n := range packets {
 				at += rnd.Int64N(3)
 				if rnd.IntN(50) == 0 {
