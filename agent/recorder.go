@@ -116,11 +116,8 @@ type seen struct {
 
 func (c *consumer) Interface(i chunker.Interface) uint32 {
 	n := c.Cutter.Interface(i)
-	for len(c.seen) <= int(n) {
-		c.seen = append(c.seen, seen{})
-	}
-	if c.seen[n].Name == "" && c.seen[n].last == 0 {
-		c.seen[n] = seen{i, math.MaxInt64, math.MinInt64}
+	if int(n) == len(c.seen) { // numbers count up
+		c.seen = append(c.seen, seen{i, math.MaxInt64, math.MinInt64})
 	}
 	return n
 }
