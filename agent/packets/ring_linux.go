@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// blockSize holds the longest packet a chunk may hold with room to spare,
-	// since the kernel cuts packets to what fits into one block: BIG TCP passes
-	// whole.
-	blockSize = 1 << 20
+	// blockSize holds the longest packet a chunk may hold, since the kernel cuts
+	// packets to what fits into one block: BIG TCP passes whole. It is no larger
+	// than that needs, as a block that was just filled is still in the cache
+	// when it is read: 1 MiB costs a sixth more CPU time.
+	blockSize = 512 << 10
 	// minBlocks is what the kernel needs to fill one block while another is
 	// read, and twice that.
 	minBlocks = 4
