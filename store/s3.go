@@ -59,7 +59,10 @@ func NewS3(ctx context.Context, opt S3Options) (*S3, error) {
 		}
 		err = s.check(ctx)
 	}
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() == nil && errors.As(err, &e):
+		return nil, fmt.Errorf("open %s: %w", s, e) // that a list told it is of no interest
+	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", s, err)
 	}
 	return s, nil

@@ -113,7 +113,7 @@ func loadProfile(name string) (s3Profile, error) {
 		return s3Profile{}, nil
 	}
 	if err != nil {
-		return s3Profile{}, fmt.Errorf("read the AWS config file %s: %w", path, err)
+		return s3Profile{}, fmt.Errorf("read the AWS config file %s: %w", path, oneLine{err})
 	}
 	section, err := file.GetSection("profile " + name)
 	if name == "" || name == "default" || err != nil {
@@ -211,7 +211,7 @@ func (o *S3Options) transport() (*http.Transport, error) {
 	if o.CABundle != "" {
 		pem, err := os.ReadFile(o.CABundle)
 		if err != nil {
-			return nil, fmt.Errorf("read AWS_CA_BUNDLE: %w", err)
+			return nil, fmt.Errorf("read AWS_CA_BUNDLE: %v", err) // not ErrNotExist: that is said of objects
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -101,13 +102,7 @@ func noCredentials(reasons ...error) error {
 type oneLine struct{ error }
 
 func (e oneLine) Error() string {
-	b := []byte(e.error.Error())
-	for i, c := range b {
-		if c == '\n' {
-			b[i] = ';'
-		}
-	}
-	return string(b)
+	return strings.ReplaceAll(strings.TrimSpace(e.error.Error()), "\n", "; ")
 }
 
 func (e oneLine) Unwrap() error { return e.error }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"net"
@@ -39,8 +40,9 @@ type s3Error struct {
 }
 
 func (e *s3Error) Error() string {
-	if e.cause == nil {
-		return e.text
+	var u *url.Error
+	if errors.As(e.cause, &u) {
+		return fmt.Sprintf("%s (%v)", e.text, u.Err) // the URL would say nothing new
 	}
 	return fmt.Sprintf("%s (%v)", e.text, e.cause)
 }
@@ -71,7 +73,8 @@ func retryS3(err error) bool {
 		return retryStatus(r.StatusCode)
 	}
 	var dns *net.DNSError
-	if errors.As(err, &dns) && dns.IsNotFound {
+	var syntax *xml.SyntaxError
+	if errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &syntax) {
 		return false
 	}
 	return tlsAdvice(err) == "" && isNetworkError(err)
@@ -161,7 +164,10 @@ func (s *S3) explainNetwork(err error) error {
 	advice := tlsAdvice(err)
 	var body bodyError
 	var creds *credentialsError
+	var syntax *xml.SyntaxError
 	switch {
+	case errors.As(err, &syntax):
+		e.text = fmt.Sprintf("what answers at %s is no S3 service: check AWS_ENDPOINT_URL", s.opt.endpointName())
 	case errors.As(err, &body):
 		return fmt.Errorf("read the body: %w", body.error)
 	case errors.As(err, &creds):
