@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -27,6 +29,10 @@ func (h *Hub) begin(ctx context.Context, name string, req request) (*session, er
 	}
 	if s.store, err = h.archive.Begin(ctx, in); err != nil {
 		h.background(func(ctx context.Context) { h.clear(ctx, id) })
+		if errors.Is(err, archive.ErrNameTaken) {
+			err = fmt.Errorf("%w: %w", refuse(http.StatusConflict, api.CodeNameTaken,
+				"there is a snapshot %s already, or one in the making: choose another name, or delete that one", name), err)
+		}
 		return nil, err
 	}
 	h.start(s)
@@ -92,8 +98,9 @@ func (h *Hub) openSessions() (n int) {
 
 // expireSessions gives up on nodes that are late, ends the sessions which that
 // settles, and forgets those that ended long ago.
-func (h *Hub) expireSessions() {
-	now := h.now()
+func (h *Hub) expireSessions() { h.expireSessionsAt(h.now()) }
+
+func (h *Hub) expireSessionsAt(now time.Time) {
 	h.mu.Lock()
 	var open []*session
 	for id, s := range h.sessions {
@@ -126,6 +133,11 @@ func (h *Hub) expireSessions() {
 // ends before, the session is left as it is in the store, for the next hub.
 func (h *Hub) finish(ctx context.Context, s *session) {
 	m, failure := h.assemble(s)
+	if failure == nil {
+		if _, err := m.Encode(); err != nil { // too large, perhaps
+			failure = refuse(http.StatusInternalServerError, api.CodeInternal, "%v", err)
+		}
+	}
 	if failure != nil {
 		h.fail(ctx, s, failure)
 		return
@@ -155,19 +167,18 @@ func (h *Hub) finish(ctx context.Context, s *session) {
 	}
 }
 
-// fail ends a session without a snapshot, as its claimant. Whoever waits is told
-// at once: nothing but this process could still commit it.
+// fail ends a session without a snapshot, as its claimant. When the store does
+// not take that, whoever waits is told all the same: nothing but this process
+// could still commit the session.
 func (h *Hub) fail(ctx context.Context, s *session, why *api.Error) {
+	err := s.store.Fail(ctx, why.Message)
 	h.close(s, nil, why)
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		err := s.store.Fail(ctx, why.Message)
-		if err == nil || ctx.Err() != nil || errors.Is(err, archive.ErrDecided) {
-			return
-		}
+	for pause := 100 * time.Millisecond; err != nil && !errors.Is(err, archive.ErrDecided); pause = min(2*pause, 5*time.Second) {
 		h.log.Warn("the store does not take that a session failed, trying again", "session", s.id, "error", err)
 		if !pauseFor(ctx, pause) {
 			return // the next hub, or a sweep, ends it
 		}
+		err = s.store.Fail(ctx, why.Message)
 	}
 }
 

@@ -97,6 +97,9 @@ func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, err
 	if err := trial.Validate(); err != nil {
 		return nil, invalid("%v", err)
 	}
+	if err := checkClock(req.Clock); err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.nodes[name]
@@ -150,9 +153,16 @@ func (h *Hub) news(n *node, pins []string) (tasks []api.Task, unpin []string, ur
 	for _, p := range pins {
 		if s := h.sessions[p]; s == nil || s.over() {
 			unpin = append(unpin, p)
-			urgent = true
 		}
 	}
+	// The agent may have pinned for what it was told after it sent this poll.
+	for id := range n.told {
+		if s := h.sessions[id]; (s == nil || s.over()) && !slices.Contains(unpin, id) {
+			unpin = append(unpin, id)
+		}
+	}
+	slices.Sort(unpin)
+	urgent = urgent || len(unpin) > 0
 	return tasks, unpin, urgent, again, n.wake
 }
 

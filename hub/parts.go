@@ -88,7 +88,7 @@ func gone(id, successor, reason string) *api.Error {
 
 // open returns the part of a session that still takes answers, and notes that
 // its node was heard of. The caller holds s.mu.
-func (s *session) open(name string, now time.Time, step bool) (*part, error) {
+func (s *session) open(name string, now time.Time) (*part, error) {
 	p := s.parts[name]
 	switch {
 	case s.failure != nil && s.failure.Code == api.CodeSuperseded:
@@ -100,7 +100,7 @@ func (s *session) open(name string, now time.Time, step bool) (*part, error) {
 	case p.progress.State == stateUnreachable:
 		return nil, refuse(http.StatusConflict, api.CodeNotCompleted, "session %s has gone on without node %s, which was late", s.id, name)
 	}
-	if step || !p.answered || s.req.Import {
+	if !p.answered || s.req.Import {
 		p.last = now
 	}
 	p.answered = true
@@ -136,11 +136,13 @@ func (h *Hub) progress(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent) // overtaken by complete
 		return nil
 	}
-	p, err := s.open(name, h.now(), req != s.parts[name].progress)
+	p, err := s.open(name, h.now())
 	if err != nil {
 		return err
 	}
-	p.progress = req
+	if p.advance(req) {
+		p.last = h.now()
+	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -164,7 +166,7 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	s.mu.Lock()
-	_, err = s.open(name, h.now(), true)
+	_, err = s.open(name, h.now())
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -185,13 +187,16 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, err := s.open(name, h.now(), true)
+	p, err := s.open(name, h.now())
 	if err != nil {
 		return err
 	}
 	for i, o := range req.Objects {
 		l := answer.Placements[i]
 		_, again := p.placed[l.Key]
+		if !again {
+			p.last = h.now()
+		}
 		p.placed[l.Key] = placed{size: o.Size, sha256: o.SHA256, have: l.Grant == nil}
 		if o.Kind == manifest.KindChunk && !again {
 			h.metrics.placed.WithLabelValues(fmt.Sprint(l.Grant == nil)).Add(float64(o.Size))
@@ -283,7 +288,7 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	if _, err := s.open(name, h.now(), true); err != nil {
+	if _, err := s.open(name, h.now()); err != nil {
 		s.mu.Unlock()
 		return err
 	}
@@ -298,9 +303,11 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 
 	s.mu.Lock()
 	p.checking = false
-	p.last = h.now()
+	if err == nil || problem(err).Status >= 500 {
+		p.last = h.now() // a slow store is not the node's fault
+	}
 	if err == nil && s.closing {
-		_, err = s.open(name, h.now(), false) // says why
+		_, err = s.open(name, h.now()) // says why
 	}
 	if err != nil {
 		s.mu.Unlock()
@@ -321,16 +328,16 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 }
 
 // checkPart holds a node's part against what is in the store, and returns it as
-// it goes into the manifest. It calls nothing the node's that the node has not
-// placed in this session.
+// it goes into the manifest. The part may name only what its node has placed in
+// this session.
 func (h *Hub) checkPart(ctx context.Context, s *session, p *part, handed manifest.Node) (*manifest.Node, error) {
 	n := handed
 	n.Interfaces = sortedInterfaces(n.Interfaces)
 	if err := n.Validate(); err != nil {
 		return nil, invalid("the part of node %s is not valid: %v", n.Name, err)
 	}
-	if off := time.Duration(n.Clock.Offset); off > maxOffset || off < -maxOffset {
-		return nil, invalid("the clock of node %s is said to be off by %s", n.Name, off)
+	if err := checkClock(n.Clock); err != nil {
+		return nil, err
 	}
 	if n.Status == manifest.Unreachable {
 		return nil, invalid("node %s says that it is unreachable", n.Name)
@@ -352,6 +359,13 @@ func (h *Hub) checkPart(ctx context.Context, s *session, p *part, handed manifes
 
 // maxOffset of a clock keeps sums of times far from overflow.
 const maxOffset = 100 * 365 * 24 * time.Hour
+
+func checkClock(c manifest.Clock) error {
+	if off := time.Duration(c.Offset); off > maxOffset || off < -maxOffset || time.Duration(c.Error) > maxOffset {
+		return invalid("a clock is said to be off by %s, known to within %s", off, time.Duration(c.Error))
+	}
+	return nil
+}
 
 // checkStream reads a stream's inventory and checks that every chunk is there.
 func (h *Hub) checkStream(ctx context.Context, s *session, p *part, stream manifest.Stream) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"pcapsule/internal/api"
+	"pcapsule/manifest"
 	"pcapsule/store"
 )
 
@@ -75,13 +76,14 @@ func plain(next http.Handler) handler {
 
 // Handler serves the hub's whole API.
 func (h *Hub) Handler() http.Handler {
+	routes := h.routes()
 	mux := http.NewServeMux()
-	for _, rt := range h.routes() {
+	for _, rt := range routes {
 		mux.Handle(rt.method+" "+rt.path, h.serve(rt))
 	}
 	// What the mux itself would answer in plain text.
 	mux.Handle("/", h.serve(route{handle: func(w http.ResponseWriter, r *http.Request) error {
-		for _, rt := range h.routes() {
+		for _, rt := range routes {
 			if rt.method != r.Method && matches(rt.path, r.URL.Path) {
 				return refuse(http.StatusMethodNotAllowed, api.CodeInvalid, "%s is not served at %s", r.Method, r.URL.Path)
 			}
@@ -108,15 +110,15 @@ func matches(pattern, path string) bool {
 // serve guards a route: who may send what from where is decided here, for all.
 func (h *Hub) serve(rt route) http.Handler {
 	origin := http.NewCrossOriginProtection()
-	pattern := rt.path
-	if pattern == "" {
-		pattern = "other"
+	method, pattern := rt.method, rt.path
+	if pattern == "" { // whatever a client makes up must not make series
+		method, pattern = "any", "other"
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
 		began := h.now()
 		defer func() {
-			h.metrics.requests.WithLabelValues(r.Method, pattern, strconv.Itoa(rec.code())).Observe(h.now().Sub(began).Seconds())
+			h.metrics.requests.WithLabelValues(method, pattern, strconv.Itoa(rec.code())).Observe(h.now().Sub(began).Seconds())
 		}()
 		rec.Header().Set("X-Content-Type-Options", "nosniff")
 		err := h.checkHost(r.Host)
@@ -237,7 +239,7 @@ func (h *Hub) readyz(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return unavailable("the hub is starting")
 	}
-	for _, err := range h.cfg.Store.List(r.Context(), "intents/") {
+	for _, err := range h.cfg.Store.List(r.Context(), manifest.IntentsDir) {
 		if err != nil && !errors.Is(err, store.ErrNoList) {
 			return unavailable("the store does not answer: %v", err)
 		}

@@ -50,8 +50,9 @@ type session struct {
 // A part is what one node owes a session. The session's lock guards it.
 type part struct {
 	progress api.Progress
-	answered bool      // the node has been heard of in this session
-	last     time.Time // when it last made progress
+	best     api.Progress // the most of each that was reported: what is above is progress
+	answered bool         // the node has been heard of in this session
+	last     time.Time    // when it last made progress
 	placed   map[string]placed
 	checking bool // a complete answer is being checked: the node is not late
 	node     *manifest.Node
@@ -104,6 +105,16 @@ func (s *session) awaits(name string) bool {
 	defer s.mu.Unlock()
 	p := s.parts[name]
 	return !s.closing && p != nil && !p.settled()
+}
+
+// advance notes how far a node says it is, and tells whether it ever was as far.
+// An agent that begins again and again gets nowhere.
+func (p *part) advance(now api.Progress) bool {
+	p.progress = now
+	b := &p.best
+	further := now.Done > b.Done || now.Bytes > b.Bytes || now.Chunks > b.Chunks
+	b.Done, b.Bytes, b.Chunks = max(b.Done, now.Done), max(b.Bytes, now.Bytes), max(b.Chunks, now.Chunks)
+	return further
 }
 
 // settled tells whether nothing more is expected of a part.

@@ -275,14 +275,12 @@ func (h *Hub) find(ctx context.Context, ref string) (*archive.Snapshot, error) {
 func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	ref := r.PathValue("ref")
 	if s := h.session(ref); s != nil {
-		s.mu.Lock()
-		mine := s.claim()
-		s.mu.Unlock()
-		if mine {
-			h.audit(r, "delete", nil, "snapshot", s.id, "name", s.name, "unfinished", true)
-			h.fail(r.Context(), s, refuse(http.StatusConflict, api.CodeNotCompleted, "snapshot %s was deleted while it was being made", s.name))
-			w.WriteHeader(http.StatusNoContent)
-			return nil
+		if mine, err := h.giveUp(r, s); mine {
+			h.audit(r, "delete", err, "snapshot", s.id, "name", s.name, "unfinished", true)
+			if err == nil {
+				w.WriteHeader(http.StatusNoContent)
+			}
+			return err
 		}
 	}
 	s, err := h.find(r.Context(), ref)
@@ -296,4 +294,24 @@ func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// giveUp ends a session on request, unless it is about to end by itself. When
+// the store does not take that, the session goes on.
+func (h *Hub) giveUp(r *http.Request, s *session) (mine bool, err error) {
+	s.mu.Lock()
+	mine = s.claim()
+	s.mu.Unlock()
+	if !mine {
+		return false, nil
+	}
+	why := refuse(http.StatusConflict, api.CodeNotCompleted, "snapshot %s was deleted while it was being made", s.name)
+	if err := s.store.Fail(r.Context(), why.Message); err != nil {
+		s.mu.Lock()
+		s.closing = false
+		s.mu.Unlock()
+		return true, err
+	}
+	h.close(s, nil, why)
+	return true, nil
 }

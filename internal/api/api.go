@@ -141,7 +141,7 @@ type PollAnswer struct {
 	Received manifest.Nanos `json:"received"`
 	Sent     manifest.Nanos `json:"sent"`
 	Tasks    []Task         `json:"tasks"` // every session this node has yet to complete
-	Unpin    []string       `json:"unpin"` // of Pins, those that are over
+	Unpin    []string       `json:"unpin"` // sessions that are over: of Pins, or told of in the answer before
 }
 
 // A Task asks an agent for its part of a session: seal and pin what overlaps the

@@ -1,0 +1,692 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pcapsule/archive"
+	"pcapsule/chunker"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+	"pcapsule/store"
+	"pcapsule/store/storetest"
+)
+
+// folder opens a real folder store.
+func folder(t testing.TB) *store.Folder {
+	t.Helper()
+	f, err := store.NewFolder(t.TempDir(), store.FolderOptions{Create: true, GrantKey: bytes.Repeat([]byte{1}, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// create makes a snapshot and waits for it.
+func create(t testing.TB, c *api.Client, req api.CreateRequest) (*api.Snapshot, error) {
+	t.Helper()
+	s, err := c.Create(t.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	if s.Status != api.Creating {
+		t.Errorf("a snapshot begins as %s", s.Status)
+	}
+	return c.WaitSnapshot(t.Context(), s.ID, nil)
+}
+
+func mustCreate(t testing.TB, c *api.Client, req api.CreateRequest) *api.Snapshot {
+	t.Helper()
+	s, err := create(t, c, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// recent is a time whose packets are in a window of five minutes.
+func recent() time.Time { return time.Now().Add(-time.Minute).Truncate(time.Millisecond) }
+
+func TestSnapshot(t *testing.T) {
+	st := folder(t)
+	s := newSite(t, st, nil)
+	start := recent()
+	a := s.newAgent("a", nil, packets(t, "a", start, 100), packets(t, "a", start.Add(time.Second), 50))
+	s.newAgent("b", nil, packets(t, "b", start, 10))
+	c := s.client()
+
+	var states []string
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "outage", Last: "5m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap, err := c.WaitSnapshot(t.Context(), begun.ID, func(s *api.Snapshot) { states = append(states, s.Status) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if states[len(states)-1] != manifest.Completed || snap.ID != begun.ID || snap.Records != 160 || !slices.Equal(snap.Nodes, []string{"a", "b"}) {
+		t.Errorf("states %v, snapshot %+v", states, snap)
+	}
+	if got := snap.End.Sub(snap.Start); got != 5*time.Minute {
+		t.Errorf("the window is %s long", got)
+	}
+	mustVerify(t, st)
+	await(t, func() bool { return len(a.pinned()) == 0 })
+
+	// By name, by id, in the list: the same.
+	for _, ref := range []string{"outage", snap.ID} {
+		got, err := c.Snapshot(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(snap, got); diff != "" {
+			t.Errorf("%s: %s", ref, diff)
+		}
+	}
+	list, err := c.Snapshots(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]api.Snapshot{*snap}, list); diff != "" {
+		t.Error(diff)
+	}
+
+	// The intent is gone, and the agents' answers are still understood.
+	if keys := storetest.Keys(t, st, manifest.IntentsDir); len(keys) > 0 {
+		t.Errorf("intents are left: %v", keys)
+	}
+	_, err = c.Grants(t.Context(), snap.ID, "a", api.GrantRequest{})
+	wantCode(t, err, http.StatusConflict, api.CodeNotCompleted)
+
+	// Its name is taken until it is deleted.
+	_, err = c.Create(t.Context(), api.CreateRequest{Name: "outage", Last: "5m"})
+	wantCode(t, err, http.StatusConflict, api.CodeNameTaken)
+	if err := c.Delete(t.Context(), "outage"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Snapshot(t.Context(), "outage")
+	wantCode(t, err, http.StatusNotFound, api.CodeNotFound)
+	again := mustCreate(t, c, api.CreateRequest{Name: "outage", Last: "5m"})
+	if err := c.Delete(t.Context(), again.ID); err != nil {
+		t.Fatal(err)
+	}
+	report, err := c.Sweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Deleted < 5 { // three chunks, two inventories
+		t.Errorf("sweep: %+v", report)
+	}
+	if keys := storetest.Keys(t, st, manifest.KindChunk+"/"); len(keys) > 0 {
+		t.Errorf("chunks are left: %v", keys)
+	}
+}
+
+// TestSecondSnapshot is the promise that a snapshot costs its new bytes only.
+func TestSecondSnapshot(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	start := recent()
+	s.newAgent("a", nil, packets(t, "a", start, 100), packets(t, "a", start.Add(time.Second), 50))
+	c := s.client()
+	window := api.CreateRequest{From: start.Add(-time.Second), To: start.Add(10 * time.Second)}
+
+	window.Name = "first"
+	first := mustCreate(t, c, window)
+	st.Puts() // forget them
+	window.Name = "second"
+	began := time.Now()
+	second := mustCreate(t, c, window)
+	t.Logf("the second snapshot took %s", time.Since(began))
+
+	want := []string{
+		manifest.IntentPath(second.ID), manifest.SignaturePath(second.ID),
+		manifest.SignersPath(second.ID), manifest.ManifestPath(second.ID),
+	}
+	if diff := cmp.Diff(want, st.Puts()); diff != "" {
+		t.Errorf("the second snapshot put: %s", diff)
+	}
+	if first.Size != second.Size {
+		t.Errorf("sizes %d and %d", first.Size, second.Size)
+	}
+	mustVerify(t, st)
+}
+
+func TestRefusedCreate(t *testing.T) {
+	s := newSite(t, storetest.NewMemory(t, nil), nil)
+	c := s.client()
+	_, err := c.Create(t.Context(), api.CreateRequest{Last: "5m"})
+	e := wantCode(t, err, http.StatusNotFound, api.CodeUnknownNode)
+	if !strings.Contains(e.Message, "pcapsule agent") {
+		t.Errorf("%q does not say what to do", e.Message)
+	}
+	s.newAgent("a", nil, packets(t, "a", recent(), 10))
+	s.newAgent("b", nil)
+	now := time.Now()
+	for _, test := range []struct {
+		name   string
+		req    api.CreateRequest
+		status int
+		code   string
+		says   string
+	}{
+		{"nothing", api.CreateRequest{}, 400, api.CodeInvalid, "either last, or from and to"},
+		{"both", api.CreateRequest{Last: "5m", From: now}, 400, api.CodeInvalid, "either"},
+		{"half", api.CreateRequest{From: now}, 400, api.CodeInvalid, "from and to"},
+		{"no duration", api.CreateRequest{Last: "five"}, 400, api.CodeInvalid, "5m"},
+		{"negative", api.CreateRequest{Last: "-5m"}, 400, api.CodeInvalid, "5m"},
+		{"endless", api.CreateRequest{Last: "2000000h"}, 400, api.CodeInvalid, "1970"},
+		{"future", api.CreateRequest{From: now, To: now.Add(time.Hour)}, 400, api.CodeInvalid, "for the hub it is"},
+		{"backwards", api.CreateRequest{From: now.Add(-time.Hour), To: now.Add(-2 * time.Hour)}, 400, api.CodeInvalid, "ends"},
+		{"name", api.CreateRequest{Name: "a b", Last: "5m"}, 400, api.CodeInvalid, "letters"},
+		{"node", api.CreateRequest{Nodes: []string{"a", "c", "d"}, Last: "5m"}, 404, api.CodeUnknownNode, "unknown node c, d: known are a, b"},
+		{"node name", api.CreateRequest{Nodes: []string{"../a"}, Last: "5m"}, 400, api.CodeInvalid, "node name"},
+		{"import of nothing", api.CreateRequest{Import: true}, 400, api.CodeInvalid, "import"},
+		{"import of a window", api.CreateRequest{Import: true, Nodes: []string{"x"}, Last: "5m"}, 400, api.CodeInvalid, "window of an import"},
+		{"import twice", api.CreateRequest{Import: true, Nodes: []string{"x", "x"}}, 400, api.CodeInvalid, "twice"},
+	} {
+		_, err := c.Create(t.Context(), test.req)
+		if e := wantCode(t, err, test.status, test.code); !strings.Contains(e.Message, test.says) {
+			t.Errorf("%s: %q does not say %q", test.name, e.Message, test.says)
+		}
+	}
+	// A clock that is ahead by a moment is no future.
+	if _, err := c.Create(t.Context(), api.CreateRequest{From: now.Add(-time.Hour), To: time.Now().Add(futureSlop / 2)}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNotRecorded(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	s.newAgent("a", nil, packets(t, "a", recent(), 10))
+	c := s.client()
+	old := time.Now().Add(-10 * time.Hour)
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "early", From: old, To: old.Add(time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.WaitSnapshot(t.Context(), begun.ID, nil)
+	e := wantCode(t, err, http.StatusUnprocessableEntity, api.CodeNotRecorded)
+	if !strings.Contains(e.Message, "nothing of") || !strings.Contains(e.Message, "ring of node a") {
+		t.Errorf("%q", e.Message)
+	}
+	// Nothing is left but the marker, and the name is free.
+	list, err := c.Snapshots(t.Context())
+	if err != nil || len(list) > 0 {
+		t.Errorf("snapshots %v, error %v", list, err)
+	}
+	mustCreate(t, c, api.CreateRequest{Name: "early", Last: "5m"})
+	// Another hub still knows why.
+	s.stop()
+	s.start(st)
+	_, err = c.Snapshot(t.Context(), begun.ID)
+	if e := wantCode(t, err, http.StatusGone, api.CodeSuperseded); !strings.Contains(e.Message, "nothing of") {
+		t.Errorf("%q", e.Message)
+	}
+	mustVerify(t, st)
+}
+
+func TestUnreachable(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	var mu sync.Mutex
+	now := time.Now()
+	s := newSite(t, st, func(c *Config) {
+		c.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	})
+	pass := func(d time.Duration) {
+		mu.Lock()
+		now = now.Add(d)
+		mu.Unlock()
+		s.hub.tick()
+	}
+	s.newAgent("good", nil, packets(t, "good", recent(), 10))
+	s.newAgent("mute", func(a *agent) { a.pace = hangAt("pin") })
+	s.newAgent("stuck", func(a *agent) { a.pace = hangAt("complete") }, packets(t, "stuck", recent(), 10))
+	c := s.client()
+
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "some", Last: "5m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := func(node string) string {
+		for _, p := range s.hub.session("some").view().Progress {
+			if p.Node == node {
+				return p.State
+			}
+		}
+		return ""
+	}
+	await(t, func() bool { return state("good") == stateDone && state("stuck") == stateUploading })
+	pass(4 * time.Second)
+	if got := state("mute"); got != stateWaiting {
+		t.Errorf("after 4 s of 5 the node that has not answered is %s", got)
+	}
+	pass(2 * time.Second)
+	snap, err := c.WaitSnapshot(t.Context(), begun.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snap.Status != manifest.Partial || len(snap.Reasons) != 2 ||
+		!strings.HasPrefix(snap.Reasons[0], "node mute: ") || !strings.Contains(snap.Reasons[1], "did not answer in time") {
+		t.Errorf("%+v", snap)
+	}
+	mustVerify(t, st)
+
+	// No node at all: no snapshot.
+	begun, err = c.Create(t.Context(), api.CreateRequest{Name: "none", Last: "5m", Nodes: []string{"mute"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pass(6 * time.Second)
+	_, err = c.WaitSnapshot(t.Context(), begun.ID, nil)
+	wantCode(t, err, http.StatusGatewayTimeout, api.CodeUnreachable)
+	// What comes late is refused.
+	late, err := c.Grants(t.Context(), begun.ID, "mute", api.GrantRequest{})
+	wantCode(t, err, http.StatusConflict, api.CodeNotCompleted)
+	if late != nil {
+		t.Error("a late node got grants")
+	}
+	await(t, func() bool { return len(storetest.Keys(t, st, manifest.IntentsDir)) == 0 })
+}
+
+func TestGapsMakePartial(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	start := recent()
+	gaps := map[string][]manifest.Gap{
+		"drops":   {{Stream: chunker.Packets, Reason: manifest.GapKernelDrop, From: manifest.NanosOf(start), To: manifest.NanosOf(start.Add(time.Second)), Count: 17}},
+		"evicted": {{Stream: chunker.Packets, Reason: manifest.GapEvicted, From: manifest.NanosOf(start.Add(-time.Hour)), To: manifest.NanosOf(start)}},
+		"silent":  nil,
+	}
+	for name := range gaps {
+		s.newAgent(name, func(a *agent) {
+			a.forge = func(_ *agent, part *api.CompleteRequest) {
+				part.Node.Gaps = gaps[name]
+				if name != "drops" {
+					c := &part.Node.Coverage[0]
+					c.From = manifest.NanosOf(start)
+				}
+			}
+		}, packets(t, name, start, 10))
+	}
+	c := s.client()
+	req := api.CreateRequest{From: start.Add(-time.Minute), To: start.Add(time.Second)}
+
+	req.Name, req.Nodes = "drops", []string{"drops"}
+	snap := mustCreate(t, c, req)
+	if snap.Status != manifest.Completed || len(snap.Reasons) > 0 || len(snap.Warnings) != 1 || !strings.Contains(snap.Warnings[0], "dropped 17 packets") {
+		t.Errorf("dropped packets: %+v", snap)
+	}
+	req.Name, req.Nodes = "evicted", []string{"evicted"}
+	snap = mustCreate(t, c, req)
+	want := "node evicted: " + api.Span(manifest.Interval{From: manifest.NanosOf(req.From), To: manifest.NanosOf(start)}) + " had been recycled by the ring: make the ring larger (--ring-size)"
+	if diff := cmp.Diff([]string{want}, snap.Reasons); diff != "" || snap.Status != manifest.Partial {
+		t.Errorf("evicted: %s: %s", snap.Status, diff)
+	}
+	// An agent that leaves time unaccounted for is found out.
+	req.Name, req.Nodes = "silent", []string{"silent"}
+	snap = mustCreate(t, c, req)
+	if snap.Status != manifest.Partial || len(snap.Reasons) != 1 || !strings.Contains(snap.Reasons[0], "the agent does not say why") {
+		t.Errorf("silent: %+v", snap)
+	}
+	mustVerify(t, st)
+}
+
+func TestEmptyWindowIsNoFailure(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	s.newAgent("quiet", func(a *agent) {
+		a.forge = func(_ *agent, part *api.CompleteRequest) {
+			now := manifest.NanosOf(time.Now())
+			part.Node.Coverage = []manifest.Interval{{From: now - 1e12, To: now + 1e12}}
+		}
+	})
+	snap := mustCreate(t, s.client(), api.CreateRequest{Name: "quiet", Last: "1m"})
+	if snap.Status != manifest.Completed || snap.Records != 0 {
+		t.Errorf("%+v", snap)
+	}
+	mustVerify(t, st)
+	out, err := s.client().Pcap(t.Context(), "quiet", api.PcapQuery{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(readAll(t, out)) == 0 {
+		t.Error("an empty capture has a header")
+	}
+}
+
+func TestForgedParts(t *testing.T) {
+	start := recent()
+	other := packets(t, "other", start, 20)
+	// rewrite uploads an inventory with changed entries in place of the right one.
+	rewrite := func(a *agent, part *api.CompleteRequest, change func([]manifest.Entry) []manifest.Entry) {
+		list, err := a.client.Snapshots(context.Background())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		session := list[len(list)-1].ID
+		var entries []manifest.Entry
+		for _, c := range a.chunks {
+			e := c.entry
+			e.Key = manifest.ObjectKey{Kind: manifest.KindChunk, Hash: c.hash, Ext: chunker.PacketsExt}.String()
+			entries = append(entries, e)
+		}
+		entries = change(entries)
+		b := manifest.EncodeInventory(entries)
+		body := store.Bytes(b)
+		keys, err := a.put(context.Background(), session, []api.Object{{
+			Hash: chunker.HashOf(b), SHA256: hex.EncodeToString(body.SHA256[:]), Size: int64(len(b)), Kind: manifest.KindInventory, Ext: manifest.InventoryExt,
+		}}, [][]byte{b})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		part.Node.Streams[0] = manifest.SumInventory(chunker.Packets, entries)
+		part.Node.Streams[0].Inventory, part.Node.Streams[0].InventorySize = keys[0], int64(len(b))
+	}
+	for _, test := range []struct {
+		name  string
+		says  string
+		forge func(*agent, *api.CompleteRequest)
+	}{
+		{"another node", "is handed in for node", nil}, // below
+		{"sum", "does not add up", func(_ *agent, p *api.CompleteRequest) { p.Node.Streams[0].Records++ }},
+		{"inventory size", "was not placed", func(_ *agent, p *api.CompleteRequest) { p.Node.Streams[0].InventorySize++ }},
+		{"inventory key", "was not placed", func(_ *agent, p *api.CompleteRequest) {
+			p.Node.Streams[0].Inventory = manifest.ObjectKey{Kind: manifest.KindInventory, Hash: chunker.HashOf([]byte("x")), Ext: manifest.InventoryExt}.String()
+		}},
+		{"key outside", "not valid", func(_ *agent, p *api.CompleteRequest) { p.Node.Streams[0].Inventory = "../../etc/passwd" }},
+		{"chunk as inventory", "not valid", func(a *agent, p *api.CompleteRequest) {
+			p.Node.Streams[0].Inventory = manifest.ObjectKey{Kind: manifest.KindChunk, Hash: a.chunks[0].hash, Ext: chunker.PacketsExt}.String()
+		}},
+		{"other node's chunk", "was not placed", func(a *agent, p *api.CompleteRequest) {
+			rewrite(a, p, func(e []manifest.Entry) []manifest.Entry {
+				o := other.entry
+				o.Key = manifest.ObjectKey{Kind: manifest.KindChunk, Hash: other.hash, Ext: chunker.PacketsExt}.String()
+				return append(e, o)
+			})
+		}},
+		{"chunk size", "was not placed", func(a *agent, p *api.CompleteRequest) {
+			rewrite(a, p, func(e []manifest.Entry) []manifest.Entry { e[0].Size--; return e })
+		}},
+		{"chunk sum", "was not placed", func(a *agent, p *api.CompleteRequest) {
+			rewrite(a, p, func(e []manifest.Entry) []manifest.Entry { e[0].SHA256 = strings.Repeat("0", 64); return e })
+		}},
+		{"stream", "is none of a node", func(_ *agent, p *api.CompleteRequest) { p.Node.Streams[0].Stream = chunker.Kubernetes }},
+		{"unreachable", "not valid", func(_ *agent, p *api.CompleteRequest) { p.Node.Status = manifest.Unreachable }},
+		{"clock", "a clock is said", func(_ *agent, p *api.CompleteRequest) { p.Node.Clock.Offset = 1 << 62 }},
+		{"terminal codes", "unprintable", func(_ *agent, p *api.CompleteRequest) { p.Node.Versions.Kernel = "\x1b[2J" }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.forge == nil {
+				test.forge = func(_ *agent, p *api.CompleteRequest) { p.Node.Name = "other" }
+			}
+			st := storetest.NewMemory(t, nil)
+			s := newSite(t, st, nil)
+			s.newAgent("other", nil, other)
+			refused := make(chan error, 1)
+			var a *agent
+			a = s.newAgent("evil", func(a *agent) {
+				a.forge = func(a *agent, part *api.CompleteRequest) {
+					session := a.pinned()[0]
+					name := part.Node.Name
+					test.forge(a, part)
+					err := a.client.Complete(context.Background(), session, name, *part)
+					refused <- err
+					part.Node.Name = "evil" // the path of what comes next
+				}
+			}, packets(t, "evil", start, 10))
+			_ = a
+			begun, err := s.client().Create(t.Context(), api.CreateRequest{Name: "forged", Last: "5m"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = <-refused
+			if e := wantCode(t, err, http.StatusBadRequest, api.CodeInvalid); !strings.Contains(e.Message, test.says) {
+				t.Errorf("%q does not say %q", e.Message, test.says)
+			}
+			// The agent gets nowhere, and the snapshot does without it.
+			await(t, func() bool {
+				s.hub.expireSessionsAt(time.Now().Add(time.Minute))
+				return s.hub.session(begun.ID).over()
+			})
+			if snap, err := s.client().Snapshot(t.Context(), begun.ID); err == nil && snap.Status == manifest.Completed && test.name != "another node" {
+				t.Errorf("a forged part made it into %+v", snap)
+			}
+			mustVerify(t, st)
+		})
+	}
+}
+
+func TestForgedObjects(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	s.newAgent("a", func(a *agent) { a.pace = hangAt("pin") })
+	c := s.client()
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "x", Last: "5m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := api.Object{Hash: chunker.HashOf([]byte("x")), SHA256: strings.Repeat("0", 64), Size: 1, Kind: manifest.KindChunk, Ext: chunker.PacketsExt}
+	for name, change := range map[string]func(*api.Object){
+		"kind":     func(o *api.Object) { o.Kind = "snapshots" },
+		"path":     func(o *api.Object) { o.Kind = "../intents" },
+		"ext":      func(o *api.Object) { o.Ext = "json" },
+		"mixed":    func(o *api.Object) { o.Ext = manifest.InventoryExt },
+		"empty":    func(o *api.Object) { o.Size = 0 },
+		"negative": func(o *api.Object) { o.Size = -1 },
+		"giant":    func(o *api.Object) { o.Size = chunker.MaxSize + 1 },
+		"sum":      func(o *api.Object) { o.SHA256 = "XY" },
+	} {
+		o := good
+		change(&o)
+		_, err := c.Grants(t.Context(), begun.ID, "a", api.GrantRequest{Objects: []api.Object{good, o}})
+		if e := wantCode(t, err, http.StatusBadRequest, api.CodeInvalid); !strings.HasPrefix(e.Message, "object 1: ") {
+			t.Errorf("%s: %q", name, e.Message)
+		}
+	}
+	_, err = c.Grants(t.Context(), begun.ID, "a", api.GrantRequest{Objects: slices.Repeat([]api.Object{good}, api.MaxGrants+1)})
+	wantCode(t, err, http.StatusBadRequest, api.CodeInvalid)
+	_, err = c.Grants(t.Context(), begun.ID, "b", api.GrantRequest{})
+	wantCode(t, err, http.StatusNotFound, api.CodeUnknownNode)
+	_, err = c.Grants(t.Context(), "nonsense", "a", api.GrantRequest{})
+	wantCode(t, err, http.StatusBadRequest, api.CodeInvalid)
+	_, err = c.Grants(t.Context(), "20261123T013614.123456Z-0123456789", "a", api.GrantRequest{})
+	wantCode(t, err, http.StatusNotFound, api.CodeNotFound)
+	// Progress that makes no sense.
+	for _, p := range []api.Progress{{Node: "a", State: "dancing"}, {Node: "a", State: "sealing", Done: 1}, {Node: "a", State: "sealing", Chunks: -1}} {
+		wantCode(t, c.Progress(t.Context(), begun.ID, p), http.StatusBadRequest, api.CodeInvalid)
+	}
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	s.newAgent("a", nil, packets(t, "a", recent(), 10))
+	c := s.client()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var made []string
+	for range 8 {
+		wg.Go(func() {
+			snap, err := c.Create(t.Context(), api.CreateRequest{Name: "outage", Last: "5m"})
+			if err != nil {
+				wantCode(t, err, http.StatusConflict, api.CodeNameTaken)
+				return
+			}
+			snap, err = c.WaitSnapshot(t.Context(), snap.ID, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			made = append(made, snap.ID)
+		})
+	}
+	wg.Wait()
+	if len(made) > 1 {
+		t.Errorf("%d snapshots of one name", len(made))
+	}
+	// Without a name there is always one.
+	for range 3 {
+		mustCreate(t, c, api.CreateRequest{Last: "5m"})
+	}
+	mustVerify(t, st)
+}
+
+func TestDeleteWhileCreating(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	a := s.newAgent("a", func(a *agent) { a.pace = hangAt("complete") }, packets(t, "a", recent(), 10))
+	c := s.client()
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "oops", Last: "5m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Pcap(t.Context(), "oops", api.PcapQuery{})
+	wantCode(t, err, http.StatusConflict, api.CodeNotCompleted)
+	if err := c.Delete(t.Context(), "oops"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.WaitSnapshot(t.Context(), begun.ID, nil)
+	wantCode(t, err, http.StatusConflict, api.CodeNotCompleted)
+	await(t, func() bool { return len(a.pinned()) == 0 })
+	if _, err := archive.New(st).Begin(t.Context(), archive.Intent{
+		Name: "oops", Kind: archive.KindImport, Created: time.Now(), Deadline: time.Now().Add(time.Hour),
+	}); err != nil {
+		t.Errorf("the name is not free: %v", err)
+	}
+}
+
+func TestImport(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	c := s.client()
+	old := time.Date(2019, 3, 1, 12, 0, 0, 0, time.UTC)
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "old", Import: true, Nodes: []string{"y", "x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, node := range []string{"x", "y"} {
+		a := &agent{t: t, name: node, client: c, chunks: []sample{packets(t, node, old.Add(time.Duration(i)*time.Hour), 11)}}
+		everything := manifest.Interval{From: 0, To: manifest.NanosOf(time.Now())}
+		if err := a.take(t.Context(), api.Task{Session: begun.ID, Window: everything}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snap, err := c.WaitSnapshot(t.Context(), begun.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := old.Add(time.Hour + 10*time.Millisecond + 1); !snap.Start.Equal(old) || !snap.End.Equal(want) || snap.Status != manifest.Completed {
+		t.Errorf("%s from %s to %s, want %s to %s", snap.Status, snap.Start, snap.End, old, want)
+	}
+	mustVerify(t, st)
+}
+
+func TestPollAnswersOnce(t *testing.T) {
+	s := newSite(t, storetest.NewMemory(t, nil), nil)
+	a := s.newAgent("a", func(a *agent) { a.pace = hangAt("pin") })
+	if _, err := s.client().Create(t.Context(), api.CreateRequest{Name: "x", Last: "5m"}); err != nil {
+		t.Fatal(err)
+	}
+	// The agent has the task, works on it, and comes back: no busy loop.
+	time.Sleep(500 * time.Millisecond)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.polls > 4 {
+		t.Errorf("%d polls in half a second", a.polls)
+	}
+}
+
+func TestStoreFaults(t *testing.T) {
+	memory := storetest.NewMemory(t, nil)
+	st := &faulty{storetest.NewFaulty(memory, nil), memory}
+	s := newSite(t, st, nil)
+	s.newAgent("a", nil, packets(t, "a", recent(), 10))
+	c := s.client()
+	mustCreate(t, c, api.CreateRequest{Name: "before", Last: "5m"})
+	st.SetPlan(func(string, string) storetest.Fault { return storetest.Refused })
+	_, err := c.Snapshots(t.Context())
+	wantCode(t, err, http.StatusServiceUnavailable, api.CodeUnavailable)
+	_, err = c.Create(t.Context(), api.CreateRequest{Name: "during", Last: "5m"})
+	wantCode(t, err, http.StatusServiceUnavailable, api.CodeUnavailable)
+	wantCode(t, c.Delete(t.Context(), "before"), http.StatusServiceUnavailable, api.CodeUnavailable)
+	_, err = c.Pcap(t.Context(), "before", api.PcapQuery{})
+	wantCode(t, err, http.StatusServiceUnavailable, api.CodeUnavailable)
+	resp, err := http.Get(s.srv.URL + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("readyz answers %s while the store is away", resp.Status)
+	}
+	// A patient client gets through, once the store is back.
+	time.AfterFunc(200*time.Millisecond, func() { st.SetPlan(nil) })
+	if _, err := c.Create(api.Patiently(t.Context(), 20*time.Second), api.CreateRequest{Name: "during", Last: "5m"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStoreFaultsInSession fails one store operation after the other, each in
+// both ways, and wants the snapshot all the same.
+func TestStoreFaultsInSession(t *testing.T) {
+	chunk := packets(t, "a", recent(), 10)
+	for _, fault := range []storetest.Fault{storetest.Refused, storetest.Lost} {
+		met := true
+		for n := 0; met; n++ {
+			memory := storetest.NewMemory(t, nil)
+			st := &faulty{storetest.NewFaulty(memory, nil), memory}
+			s := newSite(t, st, nil)
+			s.newAgent("a", nil, chunk)
+			<-s.hub.ready
+			var mu sync.Mutex
+			met = false
+			plan := storetest.NthPlan(n, fault)
+			st.SetPlan(func(op, key string) storetest.Fault {
+				f := plan(op, key)
+				mu.Lock()
+				defer mu.Unlock()
+				met = met || f != storetest.NoFault
+				return f
+			})
+			c := s.client()
+			ctx := api.Patiently(t.Context(), 20*time.Second)
+			begun, err := c.Create(ctx, api.CreateRequest{Name: "x", Last: "5m"})
+			for errors.As(err, new(*api.Error)) && strings.Contains(err.Error(), "or one in the making") {
+				// The fault hid from the hub how its own first attempt ended.
+				begun, err = c.Create(ctx, api.CreateRequest{Name: "x", Last: "5m"})
+			}
+			if err != nil {
+				t.Fatalf("fault %d at operation %d: %v", fault, n, err)
+			}
+			if _, err := c.WaitSnapshot(ctx, begun.ID, nil); err != nil {
+				t.Fatalf("fault %d at operation %d: %v", fault, n, err)
+			}
+			st.SetPlan(nil)
+			mustVerify(t, memory)
+			s.stop()
+		}
+	}
+}
+
+// faulty is a Faulty whose grants are served.
+type faulty struct {
+	*storetest.Faulty
+	memory *storetest.Memory
+}
+
+func (f *faulty) GrantHandler() http.Handler { return f.memory.GrantHandler() }
