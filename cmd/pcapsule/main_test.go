@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"pcapsule/store"
+	"pcapsule/store/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -49,9 +52,10 @@ func TestScripts(t *testing.T) {
 			return writeCaptures(e.WorkDir)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-			"ready": ready,
-			"flip":  flip,
+			"bucket": func(ts *testscript.TestScript, neg bool, args []string) { bucket(t, ts, args) },
+			"exits":  exits,
+			"ready":  ready,
+			"flip":   flip,
 		},
 	})
 }
@@ -63,6 +67,24 @@ func freeAddress() (string, error) {
 	}
 	defer l.Close()
 	return l.Addr().String(), nil
+}
+
+// bucket SERVER: a new bucket on a real server, for pcapsule and for rclone's
+// remote m.
+func bucket(t *testing.T, ts *testscript.TestScript, args []string) {
+	servers := map[string]func(testing.TB) store.S3Options{"minio": storetest.MinIO, "versitygw": storetest.VersityGW}
+	if len(args) != 1 || servers[args[0]] == nil {
+		ts.Fatalf("usage: bucket minio|versitygw")
+	}
+	opt := servers[args[0]](t)
+	for k, v := range map[string]string{
+		"BUCKET": opt.Bucket, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": opt.Endpoint,
+		"AWS_ACCESS_KEY_ID": opt.AccessKey, "AWS_SECRET_ACCESS_KEY": opt.SecretKey,
+		"RCLONE_CONFIG_M_TYPE": "s3", "RCLONE_CONFIG_M_PROVIDER": "Minio", "RCLONE_CONFIG_M_ENDPOINT": opt.Endpoint,
+		"RCLONE_CONFIG_M_ACCESS_KEY_ID": opt.AccessKey, "RCLONE_CONFIG_M_SECRET_ACCESS_KEY": opt.SecretKey,
+	} {
+		ts.Setenv(k, v)
+	}
 }
 
 // exits CODE COMMAND...: the command's exit code is CODE.
