@@ -27,7 +27,11 @@ func seeds(f *testing.F) {
 // FuzzReader gives anything the address that it has, as a hostile store can.
 func FuzzReader(f *testing.F) {
 	seeds(f)
+	f.Add(unframe(f, writeSamplePackets(f).Bytes))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 0 && b[0] != 4 { // not a frame: what is in one
+			b = framed(string(b))
+		}
 		for _, stream := range []string{chunker.Packets, chunker.OS} {
 			r, err := chunker.Open(bytes.NewReader(b), int64(len(b)), chunker.HashOf(b), stream)
 			if err != nil {

@@ -105,12 +105,13 @@ func (c *compressor) like(p, n int) int {
 // compare matches src from si to end with what is off bytes before. It returns
 // the position from which on they have nothing in common.
 func (c *compressor) compare(si, end, off int) (int, bool) {
+	src, dst, di, anchor := c.src, c.dst, c.out, c.anchor
 	for si < end {
-		equal := equalBytes((*[64]byte)(c.src[si:]), (*[64]byte)(c.src[si-off:]))
+		equal := equalBytes((*[64]byte)(src[si:]), (*[64]byte)(src[si-off:]))
 		runs := equal & (equal >> 1)
 		runs &= runs >> 2 // a bit for each place at which minMatch bytes are equal
 		if runs == 0 {
-			return si, true
+			break
 		}
 		next := si + 64 - minMatch + 1
 		for runs != 0 {
@@ -118,19 +119,40 @@ func (c *compressor) compare(si, end, off int) (int, bool) {
 			to := from + bits.TrailingZeros64(^(equal >> from))
 			start, stop := si+from, si+to
 			if start >= end {
+				c.out, c.anchor = di, anchor
 				return end, true
 			}
 			if to == 64 {
-				stop = matchEnd(c.src, stop, off)
+				stop = matchEnd(src, stop, off)
 			}
-			if !c.sequence(start, stop, off) {
-				return 0, false
+			// As sequence does, with all in registers, for what is most frequent.
+			literals, match := start-anchor, stop-start-minMatch
+			if literals < 15 && match < 15+255 && di+20 <= len(dst) {
+				d := dst[di : di+20]
+				*(*[16]byte)(d[1:]) = *(*[16]byte)(src[anchor:])
+				binary.LittleEndian.PutUint16(d[1+literals:], uint16(off))
+				if match < 15 {
+					d[0] = byte(literals<<4 | match)
+					di += literals + 3
+				} else {
+					d[0] = byte(literals<<4 | 15)
+					d[3+literals] = byte(match - 15)
+					di += literals + 4
+				}
+			} else {
+				c.out, c.anchor = di, anchor
+				if !c.sequence(start, stop, off) {
+					return 0, false
+				}
+				di = c.out
 			}
+			anchor = stop
 			next = max(next, stop)
 			runs = runs >> to << to
 		}
 		si = next
 	}
+	c.out, c.anchor = di, anchor
 	return si, true
 }
 
