@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"pcapsule/chunker"
@@ -125,8 +126,8 @@ func (p *plan) chooseInterfaces(chosen []*manifest.Node, names []string) error {
 	for at, mn := range chosen {
 		n := &p.nodes[at]
 		*n = node{name: mn.Name, from: p.from, to: p.to, numbers: make(map[chunker.Interface]int32)}
-		if off, e := mn.Clock.Offset, mn.Clock.Error; off > e || -off > e {
-			n.from, n.to = p.from+int64(off), p.to+int64(off)
+		if off, e := mn.Clock.Offset, mn.Clock.Error; off > e || off < -e {
+			n.from, n.to = add(p.from, int64(off)), add(p.to, int64(off))
 		}
 		drops := &n.drops
 		ifs := slices.SortedFunc(slices.Values(mn.Interfaces), compareInterfaces)
@@ -206,6 +207,18 @@ func (p *plan) addChunks(ctx context.Context, src Source, mn *manifest.Node, at 
 		}
 	}
 	return nil
+}
+
+// add is a + b, or as far as there is time: a manifest may hold anything.
+func add(a, b int64) int64 {
+	switch sum := a + b; {
+	case b > 0 && sum < a:
+		return math.MaxInt64
+	case b < 0 && sum > a:
+		return math.MinInt64
+	default:
+		return sum
+	}
 }
 
 func clock(ns int64) string {

@@ -2,6 +2,7 @@ package pcapgen
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,17 @@ func TestSnapshotWindow(t *testing.T) {
 	s.m.Window = manifest.Interval{From: t0 + 5*second, To: t0 + 7*second}
 	if _, stats := s.export(Request{From: t0, To: t0 + 100*second}); stats.Records != 4 {
 		t.Errorf("%d records, want 4", stats.Records)
+	}
+}
+
+// A clock that is off by centuries is nonsense, and no more.
+func TestWildClock(t *testing.T) {
+	for _, off := range []manifest.Nanos{math.MaxInt64, math.MinInt64 + 1, math.MinInt64} {
+		s := seconds(t)
+		s.m.Nodes[1].Clock.Offset = off
+		if _, stats := s.export(Request{}); stats.Records != 40 {
+			t.Errorf("offset %d: %d records, want the 40 of the other node", off, stats.Records)
+		}
 	}
 }
 

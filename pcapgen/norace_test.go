@@ -1,0 +1,5 @@
+//go:build linux && !race
+
+package pcapgen
+
+const raceFactor = 1
