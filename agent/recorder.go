@@ -134,14 +134,19 @@ func (c *consumer) Add(r *chunker.Record) error {
 	return nil
 }
 
-// Tick flushes. What was added before the last tick is then in the ring.
+// kernelHold is more than how long the kernel keeps a packet before a worker sees
+// it, while the worker keeps up.
+const kernelHold = 250 * time.Millisecond
+
+// Tick flushes. What was added before the last tick is then in the ring, and
+// what was added then was all but what the kernel still held.
 func (c *consumer) Tick(now int64) error {
 	if err := c.Cutter.Tick(now); err != nil {
 		return err
 	}
 	c.note(now)
 	if c.tick != math.MinInt64 {
-		c.rec.flush(c.worker, c.tick)
+		c.rec.flush(c.worker, c.tick-int64(kernelHold))
 	}
 	c.tick = now
 	return nil

@@ -72,6 +72,15 @@ func (a *agent) drop(id string) {
 	a.unpin(id)
 }
 
+// forget drops what is known of a session, but for its pin.
+func (a *agent) forget(s *session) {
+	a.work.mu.Lock()
+	defer a.work.mu.Unlock()
+	if a.work.live[s.task.Session] == s {
+		delete(a.work.live, s.task.Session)
+	}
+}
+
 func (a *agent) unpin(id string) {
 	if err := a.ring.Unpin(id); err != nil {
 		a.log.Warn("cannot unpin", "session", id, "err", err)
@@ -94,6 +103,7 @@ func (a *agent) carryOut(ctx context.Context, s *session) {
 		}
 		if ended, carried := over(err); ended {
 			log.Info("session is over", "reason", err)
+			a.forget(s)
 			if !carried {
 				a.unpin(s.task.Session)
 			}
@@ -106,6 +116,7 @@ func (a *agent) carryOut(ctx context.Context, s *session) {
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		log.Warn("part not handed in by the deadline")
+		a.forget(s)
 	}
 }
 

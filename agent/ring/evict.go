@@ -84,7 +84,7 @@ func (r *Ring) evict() int64 {
 		if c.Last > r.opt.Now().Add(futureSlack).UnixNano() {
 			r.state.addGap(Gap{
 				Stream: c.Stream, Reason: manifest.GapEvicted, From: manifest.Nanos(c.First), To: manifest.Nanos(c.Last) + 1,
-				Count: c.Records, Detail: "recorded while the clock was ahead",
+				Count: c.Records, Detail: aheadDetail,
 			})
 		} else {
 			// That it goes is on disk before it goes: a crash must not leave a

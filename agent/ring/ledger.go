@@ -39,8 +39,7 @@ func (r *Ring) Step(stream string, at, delta int64) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state.extend(stream, from)
-	r.state.begin(stream, to)
+	r.state.step(stream, from, to)
 	r.state.addGap(g)
 	r.changed()
 }

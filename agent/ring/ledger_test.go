@@ -80,6 +80,37 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+func TestClockSteps(t *testing.T) {
+	const year = 365 * 24 * 3600 * sec
+	s := state{Evicted: map[string]manifest.Nanos{chunker.Packets: 40 * sec}}
+	s.begin(chunker.Packets, 100*sec)
+	s.extend(chunker.Packets, 200*sec)
+	s.extend(chunker.Packets, 200*sec+10*year) // the clock was set, and nobody has said so yet
+	s.step(chunker.Packets, 201*sec, 201*sec+10*year)
+	s.extend(chunker.Packets, 300*sec+10*year)
+	raise(&s.Evicted, chunker.Packets, int64(250*sec+10*year)) // the ring turns over
+	s.step(chunker.Packets, 300*sec+10*year, 300*sec)
+	s.extend(chunker.Packets, 400*sec)
+	want := []run{
+		{chunker.Packets, 100 * sec, 201 * sec},
+		{chunker.Packets, 201*sec + 10*year, 300*sec + 10*year},
+		{chunker.Packets, 300 * sec, 400 * sec},
+	}
+	if d := cmp.Diff(want, s.Runs); d != "" {
+		t.Errorf("runs (-want +got):\n%s", d)
+	}
+	l := s.ledger(chunker.Packets, iv(0, 500*sec), s.Evicted[chunker.Packets])
+	if d := cmp.Diff([]manifest.Interval{iv(300*sec, 400*sec)}, l.Coverage); d != "" {
+		t.Errorf("coverage (-want +got):\n%s", d)
+	}
+	if s.oldest() != int64(300*sec) {
+		t.Errorf("oldest is %d", s.oldest())
+	}
+	if l := s.ledger(chunker.Packets, iv(200*sec+10*year, 290*sec+10*year), s.Evicted[chunker.Packets]); len(l.Gaps) < 2 {
+		t.Errorf("of the wrong years the ledger says %+v", l)
+	}
+}
+
 func TestGapsCoalesce(t *testing.T) {
 	var s state
 	s.addGap(gap(manifest.GapKernelDrop, 1*sec, 2*sec, 1))

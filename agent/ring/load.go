@@ -7,14 +7,15 @@ import (
 	"io"
 	"os"
 	"slices"
+	"syscall"
 
 	"pcapsule/chunker"
 	"pcapsule/manifest"
 )
 
 // Load reads a chunk whole into buf, which it grows as needed, and returns its
-// bytes and their SHA-256. They are those the chunk is named by: anything else
-// is chunker.ErrDamaged.
+// bytes and their SHA-256. They are those the chunk is named by: anything else,
+// a file that is gone and one that the disk cannot read are chunker.ErrDamaged.
 func (r *Ring) Load(c Chunk, buf []byte) ([]byte, [sha256.Size]byte, error) {
 	var none [sha256.Size]byte
 	name, err := fileName(c.Meta)
@@ -22,8 +23,11 @@ func (r *Ring) Load(c Chunk, buf []byte) ([]byte, [sha256.Size]byte, error) {
 		return buf, none, err
 	}
 	f, err := os.Open(r.path(&chunk{Chunk: c, name: name}))
-	if err != nil {
+	if isNotExist(err) {
 		return buf, none, fmt.Errorf("%w: %w", chunker.ErrDamaged, err)
+	}
+	if err != nil {
+		return buf, none, fmt.Errorf("read chunk: %w", err)
 	}
 	defer f.Close()
 	if c.Size < 0 || c.Size > chunker.MaxSize {
@@ -31,6 +35,9 @@ func (r *Ring) Load(c Chunk, buf []byte) ([]byte, [sha256.Size]byte, error) {
 	}
 	buf = slices.Grow(buf[:0], int(c.Size)+1)[:c.Size+1] // one more finds a file that is longer
 	n, err := io.ReadFull(f, buf)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EIO) {
+		return buf, none, fmt.Errorf("read chunk: %w", err)
+	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) || int64(n) != c.Size {
 		return buf, none, fmt.Errorf("%w: read %d of %d bytes: %w", chunker.ErrDamaged, n, c.Size, err)
 	}

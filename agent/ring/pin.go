@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,7 +28,8 @@ func (p Pinned) Ledger(stream string) Ledger {
 }
 
 // Pin keeps the sealed chunks that overlap the half-open window for a session,
-// until it is unpinned or expires, over restarts too. A session that has a pin
+// until it is unpinned or expires, over restarts too, as long as the disk has
+// room for the ledger. A session that has a pin
 // keeps the window of the first time, and the expiry is set anew.
 func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, error) {
 	r.mu.Lock()
@@ -48,7 +50,11 @@ func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, e
 	r.state.Pins[session] = p
 	chunks := r.overlapping(int64(p.Window.From), int64(p.Window.To))
 	r.mu.Unlock()
-	if err := r.withRoom(4096, r.save); err != nil {
+	err := r.withRoom(4096, r.save)
+	switch {
+	case errors.Is(err, ErrDiskFull): // which is when a snapshot may be wanted most
+		r.opt.Logger.Warn("pins are not saved: until there is room on the disk, a restart forgets them", "err", err)
+	case err != nil:
 		return Pinned{}, fmt.Errorf("pin chunks for %s: %w", session, err)
 	}
 	return Pinned{chunks, r, p.Window, p.Evicted}, nil

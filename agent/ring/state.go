@@ -27,6 +27,7 @@ const (
 	maxSeen = 4096 // interfaces
 
 	maxEvicting = 64
+	maxTime     = 1 << 62 // in 2116; keeps sums from overflow
 )
 
 // state is what the ring remembers beside its chunks: state.json. Times are the
@@ -79,12 +80,17 @@ func decodeState(b []byte) (state, error) {
 		return state{}, fmt.Errorf("ledger has %d gaps, %d runs, %d pins, %d interfaces: more than are ever written", len(s.Gaps), len(s.Runs), len(s.Pins), len(s.Interfaces))
 	}
 	for _, r := range s.Runs {
-		if err := checkStream(r.Stream); err != nil || r.To < r.From {
+		if err := checkStream(r.Stream); err != nil || r.To < r.From || r.To > maxTime {
 			return state{}, fmt.Errorf("ledger has a run of %.40q from %d to %d", r.Stream, r.From, r.To)
 		}
 	}
 	if len(s.Evicting) > maxEvicting {
 		return state{}, fmt.Errorf("ledger has %d chunks that are being evicted: more than are ever written", len(s.Evicting))
+	}
+	for stream, e := range s.Evicted {
+		if err := checkStream(stream); err != nil || e > maxTime {
+			return state{}, fmt.Errorf("ledger has evicted %.40q through %d", stream, e)
+		}
 	}
 	for _, key := range s.Evicting {
 		if _, err := parseKey(key); err != nil {
@@ -92,7 +98,7 @@ func decodeState(b []byte) (state, error) {
 		}
 	}
 	for _, g := range s.Gaps {
-		if err := checkStream(g.Stream); err != nil || g.To < g.From {
+		if err := checkStream(g.Stream); err != nil || g.To < g.From || g.To > maxTime {
 			return state{}, fmt.Errorf("ledger has a gap of %.40q from %d to %d", g.Stream, g.From, g.To)
 		}
 	}
@@ -127,19 +133,48 @@ func (s *state) oldest() int64 {
 	return int64(t)
 }
 
-// begin opens a run of stream.
+// begin opens a run of stream. A watermark that is later comes from a time when
+// the clock was ahead; it must not make all that is recorded from now on look
+// evicted.
 func (s *state) begin(stream string, at manifest.Nanos) {
+	if e, ok := s.Evicted[stream]; ok && e >= at {
+		s.addGap(Gap{Stream: stream, Reason: manifest.GapEvicted, From: at, To: e + 1, Detail: aheadDetail})
+		s.Evicted[stream] = at - 1
+	}
 	s.Runs = append(s.Runs, run{stream, at, at})
 	s.bound()
 }
 
+const aheadDetail = "recorded while the clock was ahead"
+
+// step ends the stream's run at from, and begins another at to: the clock was
+// set. Of the moment before that was noticed the run has times of the new clock.
+func (s *state) step(stream string, from, to manifest.Nanos) {
+	if i := s.last(stream); i >= 0 {
+		r := &s.Runs[i]
+		if to > from {
+			r.To = min(r.To, from)
+		}
+		r.To = max(r.To, r.From)
+	}
+	s.extend(stream, from)
+	s.begin(stream, to)
+}
+
+// last is the index of the stream's latest run, -1 when there is none.
+func (s *state) last(stream string) int {
+	for i := len(s.Runs) - 1; i >= 0; i-- {
+		if s.Runs[i].Stream == stream {
+			return i
+		}
+	}
+	return -1
+}
+
 // extend moves the end of the stream's run.
 func (s *state) extend(stream string, through manifest.Nanos) {
-	for i := len(s.Runs) - 1; i >= 0; i-- {
-		if r := &s.Runs[i]; r.Stream == stream {
-			r.To = max(r.To, through)
-			return
-		}
+	if i := s.last(stream); i >= 0 {
+		s.Runs[i].To = max(s.Runs[i].To, through)
 	}
 }
 
