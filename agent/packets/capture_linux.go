@@ -76,9 +76,6 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 		rings = append(rings, r)
 		w := &worker{ring: r, links: c.links, onDrops: cfg.OnDrops, cuts: make(chan cut, 8), seen: map[int32]sighting{}}
 		c.workers = append(c.workers, w)
-		if w.waiter, err = newWaiter(); err != nil {
-			return nil, err
-		}
 	}
 	if got, want := n*rings[0].blocks*blockSize, size/blockSize*blockSize; got < want {
 		c.log.Warn("not enough memory for the packet ring, using a smaller one", "wanted", want, "bytes", got)
@@ -189,7 +186,7 @@ func (c *Capture) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	stopped := make(chan struct{})
-	g.Go(func() error { return c.links.follow(ctx.Done()) })
+	g.Go(func() error { c.links.follow(ctx); return nil })
 	g.Go(func() error { c.watchClock(ctx); return nil })
 	for _, w := range c.workers {
 		g.Go(func() error { return w.run(ctx, c.now) })
@@ -199,7 +196,7 @@ func (c *Capture) Run(ctx context.Context) error {
 		<-ctx.Done()
 		c.links.stop()
 		for _, w := range c.workers {
-			w.waiter.wake()
+			w.ring.waiter.wake()
 		}
 	}()
 	c.running.Store(true)
@@ -236,11 +233,14 @@ func (c *Capture) Cut(ctx context.Context) error {
 	if !c.running.Load() {
 		return ErrNotRunning
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	answers := make(chan error, len(c.workers))
 	for _, w := range c.workers {
 		select {
 		case w.cuts <- cut{answer: answers}:
-			w.waiter.wake()
+			w.ring.waiter.wake()
 		case <-c.done:
 			return ErrNotRunning
 		case <-ctx.Done():
@@ -313,9 +313,6 @@ func (c *Capture) close() {
 	c.once.Do(func() {
 		close(c.done)
 		for _, w := range c.workers {
-			if w.waiter != nil {
-				w.waiter.close()
-			}
 			if err := w.ring.close(); err != nil {
 				c.log.Warn("cannot close packet socket", "error", err)
 			}

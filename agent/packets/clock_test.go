@@ -19,13 +19,13 @@ func TestStepper(t *testing.T) {
 	}{
 		{1000 * second, 0, true, 0},
 		{1001 * second, second, true, 0},
-		{1002*second + 500e3, 2 * second, true, 0},           // slewed
-		{1003*second + 49e6, 3 * second, true, 0},            // as far as may be
-		{1004*second + 100e6, 4 * second, true, 51e6},        // set
-		{1005*second + 100e6, 5 * second, true, 0},           // told once
-		{900*second + 100e6, 6 * second, false, 0},           // not read at one instant
+		{1002*second + 500e3, 2 * second, true, 0},            // slewed
+		{1003*second + 49e6, 3 * second, true, 0},             // as far as may be
+		{1004*second + 100e6, 4 * second, true, 51e6},         // set
+		{1005*second + 100e6, 5 * second, true, 0},            // told once
+		{900*second + 100e6, 6 * second, false, 0},            // not read at one instant
 		{907*second + 100e6, 7 * second, true, -100 * second}, // back
-		{9999*second + 100e6, 9099 * second, true, 0},        // the machine slept
+		{9999*second + 100e6, 9099 * second, true, 0},         // the machine slept
 	} {
 		at, delta := s.look(func() (int64, int64, bool) { return tt.wall, tt.boot, tt.ok })
 		if at != tt.wall || delta != tt.delta {

@@ -1,6 +1,9 @@
 package packets
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -70,10 +73,9 @@ const (
 
 // links follows the interfaces of a network namespace.
 type links struct {
-	log    *slog.Logger
-	now    func() int64
-	events int // netlink socket with the kernel's news
-	waiter *waiter
+	log  *slog.Logger
+	now  func() int64
+	news *waiter // netlink socket with the kernel's news
 
 	current atomic.Pointer[table]
 
@@ -85,16 +87,17 @@ type links struct {
 // openLinks reads which interfaces there are. News of changes are kept from
 // then on, and worked off by follow.
 func openLinks(log *slog.Logger, now func() int64) (_ *links, err error) {
-	l := &links{log: log, now: now, events: -1, requests: -1}
+	l := &links{log: log, now: now, requests: -1}
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
-	if l.waiter, err = newWaiter(); err != nil {
+	news, err := openNetlink(unix.RTMGRP_LINK)
+	if err != nil {
 		return nil, err
 	}
-	if l.events, err = openNetlink(unix.RTMGRP_LINK); err != nil {
+	if l.news, err = newWaiter(news, "news of network interfaces"); err != nil {
 		return nil, err
 	}
 	if l.requests, err = openNetlink(0); err != nil {
@@ -128,31 +131,35 @@ func (l *links) at(index int, when int64) (link, int64) {
 	return v.link, v.until
 }
 
-// follow works off news until stop is called.
-func (l *links) follow(done <-chan struct{}) error {
+// follow works off news until the context ends and stop is called.
+func (l *links) follow(ctx context.Context) {
 	buf := make([]byte, 1<<16)
-	for {
-		select {
-		case <-done:
-			return nil
-		default:
+	for ctx.Err() == nil {
+		var came []link
+		var gone []int
+		var lost error
+		err := l.news.wait(time.Time{}, func() bool {
+			came, gone, lost = readNews(l.news.fd, buf)
+			return !errors.Is(lost, unix.EAGAIN)
+		})
+		if ctx.Err() != nil {
+			return
 		}
-		if err := l.waiter.wait(l.events, time.Minute); err != nil {
-			return err
+		if err = cmp.Or(err, lost); errors.Is(err, unix.EAGAIN) {
+			continue // woken for nothing
 		}
-		came, gone, err := readNews(l.events, buf)
 		l.mu.Lock()
-		if err != nil {
-			// News were lost; find out what they were.
-			l.log.Debug("reading all network interfaces anew", "error", err)
-			if err := l.reload(); err != nil {
-				l.log.Warn("cannot list network interfaces", "error", err)
-			}
-		} else {
+		if err == nil {
 			for i := range came {
 				came[i].description = l.describe(came[i])
 			}
 			l.update(came, gone)
+		} else {
+			// News were lost; find out what they were.
+			l.log.Debug("listing all network interfaces anew", "error", err)
+			if err := l.reload(); err != nil {
+				l.log.Warn("cannot list network interfaces", "error", err)
+			}
 		}
 		l.mu.Unlock()
 	}
@@ -236,16 +243,14 @@ func (l *links) describe(k link) string {
 	return driver(l.requests, k.name)
 }
 
-func (l *links) stop() { l.waiter.wake() }
+func (l *links) stop() { l.news.wake() }
 
 func (l *links) close() {
-	if l.waiter != nil {
-		l.waiter.close()
+	if l.news != nil {
+		l.news.close()
 	}
-	for _, fd := range []int{l.events, l.requests} {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
+	if l.requests >= 0 {
+		unix.Close(l.requests)
+		l.requests = -1
 	}
-	l.events, l.requests = -1, -1
 }

@@ -112,12 +112,10 @@ func tryListLinks(fd int) ([]link, error) {
 }
 
 // readNews reads what the kernel told of links that came or changed, and of
-// those that are gone. Nothing to read is no error; news that were lost is.
+// those that are gone. It fails with EAGAIN when there is nothing to read, and
+// with other errors when news were lost.
 func readNews(fd int, buf []byte) (came []link, gone []int, err error) {
 	n, _, err := unix.Recvfrom(fd, buf, 0)
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		return nil, nil, nil
-	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read news of network interfaces: %w", err)
 	}

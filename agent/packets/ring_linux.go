@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -30,6 +31,7 @@ const (
 // packets. One goroutine owns it; attach may be called by others.
 type ring struct {
 	fd     int
+	waiter *waiter // has fd
 	mem    []byte
 	blocks int
 	next   int // the block that is to be read next
@@ -50,6 +52,9 @@ func newRing(size int) (*ring, error) {
 		return nil, fmt.Errorf("open packet socket: %w", err)
 	}
 	r := &ring{fd: fd}
+	if r.waiter, err = newWaiter(fd, "packets"); err != nil {
+		return nil, err
+	}
 	if err := r.setup(size); err != nil {
 		r.close()
 		return nil, err
@@ -166,6 +171,21 @@ func (r *ring) status(i int) *uint32 {
 	return (*uint32)(unsafe.Pointer(&r.mem[i*blockSize+blockStatus]))
 }
 
+// wait returns when the next block is ready, after a wake, or at a time.
+func (r *ring) wait(until time.Time) error {
+	err := r.waiter.wait(until, func() bool { return r.ready(0) })
+	if err != nil {
+		// The socket has an error to tell, such as an interface that went down
+		// (ENETDOWN). Taken, it goes away, and packets go on.
+		_, _ = unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		time.Sleep(time.Millisecond)
+	}
+	if errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("wait for packets: %w", err)
+	}
+	return nil
+}
+
 // release returns the next block to the kernel.
 func (r *ring) release() {
 	atomic.StoreUint32(r.status(r.next), 0)
@@ -207,7 +227,7 @@ func (r *ring) close() error {
 		err = unix.Munmap(r.mem)
 		r.mem = nil
 	}
-	return errors.Join(err, os.NewSyscallError("close", unix.Close(r.fd)))
+	return errors.Join(err, r.waiter.close())
 }
 
 func htons(v uint16) uint16 {

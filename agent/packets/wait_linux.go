@@ -3,66 +3,64 @@ package packets
 import (
 	"errors"
 	"fmt"
-	"sync"
+	"os"
+	"sync/atomic"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// A waiter lets a goroutine sleep until a file is readable or another goroutine
-// wakes it.
+// A waiter lets a goroutine sleep until a socket has something for it or another
+// goroutine wakes it. It sleeps as Go's network connections do, without holding
+// a thread. One goroutine waits; wake may be called by any, even after close.
 type waiter struct {
-	mu     sync.RWMutex // held for writing only to close
-	event  int
-	closed bool
+	file  *os.File // owns the socket
+	conn  syscall.RawConn
+	fd    int
+	until time.Time // deadline that is set
+	woken atomic.Bool
 }
 
-func newWaiter() (*waiter, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("open event file: %w", err)
+// newWaiter takes over a non-blocking socket.
+func newWaiter(fd int, name string) (*waiter, error) {
+	w := &waiter{file: os.NewFile(uintptr(fd), name), fd: fd}
+	var err error
+	if w.conn, err = w.file.SyscallConn(); err == nil {
+		err = w.file.SetReadDeadline(time.Time{})
 	}
-	return &waiter{event: fd}, nil
+	if err != nil {
+		w.file.Close()
+		return nil, fmt.Errorf("wait for %s: %w", name, err)
+	}
+	return w, nil
 }
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
 
 // wake ends the present wait, or else the next one.
 func (w *waiter) wake() {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if !w.closed {
-		one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1} // any number but 0, in any byte order
-		_, _ = unix.Write(w.event, one[:])     // full means it is awake
-	}
+	w.woken.Store(true)
+	_ = w.file.SetReadDeadline(past) // once closed, nobody waits
 }
 
-// wait returns when fd is readable, after a wake, or after at most d. An error
-// that is pending on fd is cleared: with ENETDOWN a socket tells of an interface
-// that went down, and goes on.
-func (w *waiter) wait(fd int, d time.Duration) error {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(w.event), Events: unix.POLLIN}}
-	// Round up, or the last millisecond would be spent spinning.
-	millis := int((d + time.Millisecond - 1) / time.Millisecond)
-	if _, err := unix.Poll(fds, max(millis, 0)); err != nil && !errors.Is(err, unix.EINTR) {
-		return fmt.Errorf("wait for packets: %w", err)
+// wait returns when ready does not say no, after a wake, or at a time, which may
+// be zero for never. Ready is asked whenever the socket may have become readable.
+func (w *waiter) wait(until time.Time, ready func() bool) error {
+	if !w.until.Equal(until) {
+		w.until = until
+		if err := w.file.SetReadDeadline(until); err != nil {
+			return err
+		}
 	}
-	if fds[0].Revents&unix.POLLERR != 0 {
-		_, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	err := w.conn.Read(func(uintptr) bool { return w.woken.Load() || ready() })
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	if w.woken.Swap(false) || late {
+		w.until = past // or about to be
 	}
-	if fds[0].Revents&unix.POLLNVAL != 0 {
-		return errors.New("wait for packets: the socket is closed")
+	if late {
+		return nil
 	}
-	if fds[1].Revents != 0 {
-		var b [8]byte
-		_, _ = unix.Read(w.event, b[:])
-	}
-	return nil
+	return err
 }
 
-func (w *waiter) close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.closed {
-		w.closed = true
-		unix.Close(w.event)
-	}
-}
+func (w *waiter) close() error { return w.file.Close() }

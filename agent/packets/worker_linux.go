@@ -22,7 +22,6 @@ const (
 // cuts belong to the goroutine in run.
 type worker struct {
 	ring     *ring
-	waiter   *waiter
 	links    *links
 	consumer Consumer
 	onDrops  func(count uint64, from, to int64)
@@ -81,7 +80,7 @@ func (w *worker) run(ctx context.Context, now func() int64) (err error) {
 			if err := w.read(b, now); err != nil {
 				return err
 			}
-		} else if err := w.waiter.wait(w.ring.fd, time.Until(tick)); err != nil {
+		} else if err := w.ring.wait(tick); err != nil {
 			return err
 		}
 		if time.Until(tick) <= 0 {
@@ -111,7 +110,7 @@ func (w *worker) drain(now func() int64) error {
 			if err := w.read(b, now); err != nil {
 				return err
 			}
-		} else if err := w.waiter.wait(w.ring.fd, retireMillis*time.Millisecond); err != nil {
+		} else if err := w.ring.wait(end); err != nil {
 			return err
 		}
 	}
