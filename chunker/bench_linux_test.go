@@ -2,6 +2,7 @@ package chunker_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,7 +120,7 @@ func (f *file) Seal(m chunker.Meta) error {
 }
 
 func (f *file) Abort() error {
-	f.Close()
+	_ = f.Close()
 	return os.Remove(f.Name())
 }
 
@@ -201,7 +202,7 @@ func BenchmarkCut(b *testing.B) {
 					b.StopTimer()
 					busy += cpu() - start
 					for _, m := range sink.metas {
-						os.Remove(filepath.Join(sink.dir, m.Hash.String()))
+						_ = os.Remove(filepath.Join(sink.dir, m.Hash.String()))
 					}
 					sink.metas = sink.metas[:0]
 					start = cpu()
@@ -242,7 +243,7 @@ func BenchmarkRead(b *testing.B) {
 					for err == nil && !addressOnly {
 						err = r.Next(&batch)
 					}
-					if err != nil && err != io.EOF {
+					if err != nil && !errors.Is(err, io.EOF) {
 						b.Fatal(err)
 					}
 				}

@@ -108,7 +108,7 @@ func TestCutterOrdersWithinATick(t *testing.T) {
 	}
 	chunks := cut(t, chunker.CutterConfig{Hold: 8 << 20}, ps, func(c *chunker.Cutter, i int) {
 		if i%300 == 0 {
-			c.Tick(ps[i].Time)
+			_ = c.Tick(ps[i].Time)
 		}
 	})
 	if len(chunks) != 1 {
@@ -147,7 +147,7 @@ func TestCutterRandomOrder(t *testing.T) {
 		chunks := cut(t, chunker.CutterConfig{Hold: hold, TargetSize: 1 << 20}, ps, func(c *chunker.Cutter, i int) {
 			if i%every == 0 {
 				ticks++
-				c.Tick(int64(i))
+				_ = c.Tick(int64(i))
 			}
 		})
 		if diff := cmp.Diff(byTime(ps), byTime(slices.Concat(chunks...))); diff != "" {
@@ -440,7 +440,7 @@ func TestCutterEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%20 == 0 {
-			c.Tick(at)
+			_ = c.Tick(at)
 		}
 	}
 	for _, line := range []string{`{"ts":"1300","lost":"1"}`, `{"ts":"1301"}`, "{\"ts\":\"1300\"\n}", `{"ts":"1300"`, ``} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,7 +78,7 @@ func writeSampleEvents(t testing.TB, drops uint64) chunk {
 	}
 	for _, line := range sampleEvents {
 		var at int64
-		fmt.Sscanf(line, `{"ts":"%d"`, &at)
+		_, _ = fmt.Sscanf(line, `{"ts":"%d"`, &at)
 		if err := w.Event(at, []byte(line)); err != nil {
 			t.Fatal(err)
 		}
@@ -332,7 +333,7 @@ func TestProfile(t *testing.T) {
 		return framed(strings.Join(c, ""))
 	}
 	valid := with()
-	if err := open(valid, chunker.HashOf(valid), chunker.Packets); err == nil || err.Error() != "EOF" {
+	if err := open(valid, chunker.HashOf(valid), chunker.Packets); !errors.Is(err, io.EOF) {
 		t.Fatalf("the chunk to be changed: %v", err)
 	}
 	join := func(s ...string) string { return strings.Join(s, "") }
@@ -394,7 +395,7 @@ func TestEventsProfile(t *testing.T) {
 	lost := `{"ts":"2","lost":"5"}` + "\n"
 	long := `{"ts":"1","x":"` + strings.Repeat("y", 2*chunker.BlockSize)
 	valid := framed(a+b, lost)
-	if err := open(valid, chunker.HashOf(valid), chunker.OS); err == nil || err.Error() != "EOF" {
+	if err := open(valid, chunker.HashOf(valid), chunker.OS); !errors.Is(err, io.EOF) {
 		t.Fatalf("the chunk to be changed: %v", err)
 	}
 	for _, c := range []struct {

@@ -105,7 +105,7 @@ func (f *frame) drain() {
 		return
 	}
 	if f.err == nil {
-		f.hash.Write(f.out)
+		_, _ = f.hash.Write(f.out) // never fails
 		_, f.err = f.dst.Write(f.out)
 	}
 	f.out = f.out[:0]

@@ -65,7 +65,7 @@ func FuzzReader(f *testing.F) {
 					}
 				}
 			}
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				if !errors.Is(err, chunker.ErrDamaged) {
 					t.Fatal(err)
 				}
@@ -123,7 +123,7 @@ func FuzzCutter(f *testing.F) {
 				t.Fatal(err)
 			}
 			if rnd.IntN(8) == 0 {
-				c.Tick(p.Time)
+				_ = c.Tick(p.Time)
 			}
 		}
 		if err := c.Close(); err != nil {

@@ -130,7 +130,7 @@ func events(t testing.TB, c chunk) []string {
 	var b chunker.Batch
 	for {
 		err := r.Next(&b)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -72,7 +72,9 @@ type Statistics struct {
 type Reader struct {
 	src    io.ReaderAt
 	size   int64
-	off    int64 // of the next lz4 block
+	off    int64  // of what is read next
+	next   uint32 // size of the next lz4 block, as it stands in the frame
+	ahead  bool   // next was read
 	stream string
 	torn   bool // the frame may end anywhere
 
@@ -112,7 +114,7 @@ func VerifyHash(r io.Reader, size int64, want Hash) error {
 	n := int64(0)
 	for {
 		m, err := r.Read(v.buf[:])
-		v.hash.Write(v.buf[:m])
+		_, _ = v.hash.Write(v.buf[:m]) // never fails
 		n += int64(m)
 		if n > size {
 			return damaged("it is longer than its %d bytes", size)
@@ -169,7 +171,7 @@ func (r *Reader) Next(b *Batch) error {
 			return nil
 		}
 	}
-	if r.err == nil || (r.err == io.EOF && len(b.Ends) > 0) {
+	if r.err == nil || (errors.Is(r.err, io.EOF) && len(b.Ends) > 0) {
 		return nil
 	}
 	b.Buf, b.Ends, b.Times = b.Buf[:0], b.Ends[:0], b.Times[:0]
@@ -184,7 +186,7 @@ func (r *Reader) Records() iter.Seq2[*Record, error] {
 		var rec Record
 		for {
 			err := r.Next(&b)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			for i := 0; err == nil && i < b.Len(); i++ {
@@ -202,27 +204,34 @@ func (r *Reader) Records() iter.Seq2[*Record, error] {
 
 // frameHeader checks the beginning of the frame.
 func (r *Reader) frameHeader() error {
-	var b [len(frameHeader)]byte
-	if err := r.readAt(b[:]); err != nil {
+	var b [len(frameHeader) + sizeLen]byte
+	if err := r.read(b[:], len(frameHeader)); err != nil {
 		return err
 	}
-	if string(b[:]) != frameHeader {
+	if string(b[:len(frameHeader)]) != frameHeader {
 		return damaged("it does not start as a chunk does")
 	}
 	return nil
 }
 
-func (r *Reader) readAt(b []byte) error {
-	if r.size-r.off < int64(len(b)) {
+// read reads the next n bytes into b, and the size of the lz4 block after them,
+// for which b has room, too: one call of the source for each lz4 block.
+func (r *Reader) read(b []byte, n int) error {
+	left := r.size - r.off
+	if left < int64(n) {
 		return damaged("its frame has no end")
 	}
-	if n, err := r.src.ReadAt(b, r.off); n < len(b) {
+	b = b[:min(int64(n+sizeLen), left)]
+	if m, err := r.src.ReadAt(b, r.off); m < len(b) {
 		if err == nil || errors.Is(err, io.EOF) {
-			return damaged("it ends after %d of %d bytes", r.off+int64(n), r.size)
+			return damaged("it ends after %d of %d bytes", r.off+int64(m), r.size)
 		}
 		return fmt.Errorf("read chunk: %w", err)
 	}
 	r.off += int64(len(b))
+	if r.ahead = len(b) == n+sizeLen; r.ahead {
+		r.next = binary.LittleEndian.Uint32(b[n:])
+	}
 	return nil
 }
 
@@ -231,7 +240,7 @@ func (r *Reader) readAt(b []byte) error {
 func (r *Reader) fill(b *Batch) error {
 	at := len(b.Buf)
 	buf, err := r.block(b.Buf)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return r.finish()
 	}
 	if err != nil {
@@ -245,7 +254,7 @@ func (r *Reader) fill(b *Batch) error {
 		if !more {
 			break
 		}
-		if buf, err = r.block(buf); err == io.EOF {
+		if buf, err = r.block(buf); errors.Is(err, io.EOF) {
 			return damaged("it ends inside a record")
 		} else if err != nil {
 			return err
@@ -261,39 +270,38 @@ func (r *Reader) fill(b *Batch) error {
 	return r.events(b, buf, at)
 }
 
-// stored are buffers for compressed blocks, each in use during one call.
-var storedBlocks = sync.Pool{New: func() any { return new([BlockSize]byte) }}
+// storedBlocks are buffers for compressed blocks, each in use during one call.
+var storedBlocks = sync.Pool{New: func() any { return new([BlockSize + sizeLen]byte) }}
 
 // block appends what the next lz4 block holds to dst. It returns io.EOF at the
 // frame's end, which is that of the chunk.
 func (r *Reader) block(dst []byte) ([]byte, error) {
-	var head [sizeLen]byte
-	if err := r.readAt(head[:]); err != nil {
-		return dst, err
+	if !r.ahead {
+		return dst, damaged("its frame has no end")
 	}
-	size := binary.LittleEndian.Uint32(head[:])
-	if size == 0 {
+	if r.next == 0 {
 		if r.off != r.size && !r.torn {
 			return dst, damaged("%d bytes follow its end", r.size-r.off)
 		}
 		return dst, io.EOF
 	}
-	n := int(size &^ storedFlag)
+	stored := r.next&storedFlag != 0
+	n := int(r.next &^ storedFlag)
 	if n == 0 || n > BlockSize {
 		return dst, damaged("an lz4 block of %d bytes", n)
 	}
 	at := len(dst)
-	dst = slices.Grow(dst, BlockSize)
-	room := dst[at : at+BlockSize]
-	if size&storedFlag != 0 {
-		return dst[:at+n], r.readAt(room[:n])
+	dst = slices.Grow(dst, BlockSize+sizeLen)
+	room := dst[at : at+BlockSize+sizeLen]
+	if stored {
+		return dst[:at+n], r.read(room, n)
 	}
-	z := storedBlocks.Get().(*[BlockSize]byte)
+	z := storedBlocks.Get().(*[BlockSize + sizeLen]byte)
 	defer storedBlocks.Put(z)
-	if err := r.readAt(z[:n]); err != nil {
+	if err := r.read(z[:], n); err != nil {
 		return dst, err
 	}
-	m, err := lz4.UncompressBlock(z[:n], room)
+	m, err := lz4.UncompressBlock(z[:n], room[:BlockSize])
 	if err != nil || m == 0 {
 		return dst, damaged("an lz4 block that does not decompress")
 	}

@@ -64,7 +64,7 @@ func rewrite(r *Reader, b *Batch, out io.Writer) (Meta, error) {
 		w.endBlock()
 		err = r.Next(b)
 	}
-	if err := ignoreDamage(err); err != nil && err != io.EOF {
+	if err := ignoreDamage(err); err != nil && !errors.Is(err, io.EOF) {
 		return Meta{}, err
 	}
 	return w.Close(r.meta.Drops)
