@@ -112,36 +112,55 @@ func (a *Archive) Find(ctx context.Context, ref string) (*Snapshot, error) {
 	if manifest.CheckID(ref) == nil {
 		return a.Load(ctx, ref)
 	}
-	if err := manifest.CheckName(ref); err != nil {
+	s, err := a.named(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Err != nil {
+		return nil, s.Err
+	}
+	return s, nil
+}
+
+// Resolve returns the id of what Find finds, also when that is damaged: it is for
+// Verify. An id is returned as it is, whether there is such a snapshot or not.
+func (a *Archive) Resolve(ctx context.Context, ref string) (id string, err error) {
+	if manifest.CheckID(ref) == nil {
+		return ref, nil
+	}
+	s, err := a.named(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	return s.ID, nil
+}
+
+// named finds a living snapshot by its name, damaged or not.
+func (a *Archive) named(ctx context.Context, name string) (*Snapshot, error) {
+	if err := manifest.CheckName(name); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
 	all, err := a.List(ctx)
 	if errors.Is(err, store.ErrNoList) {
-		return nil, fmt.Errorf("find snapshot %q: give its id, since this store cannot be listed: %w", ref, err)
+		return nil, fmt.Errorf("find snapshot %q: give its id, since this store cannot be listed: %w", name, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	var found []*Snapshot
+	var ids []string
+	var found *Snapshot
 	for _, s := range all {
-		if s.Name() == ref {
-			found = append(found, s)
+		if s.Name() == name {
+			ids, found = append(ids, s.ID), s
 		}
 	}
-	switch len(found) {
+	switch len(ids) {
 	case 0:
-		return nil, notFound(ref, all)
+		return nil, notFound(name, all)
 	case 1:
-		if found[0].Err != nil {
-			return nil, found[0].Err
-		}
-		return found[0], nil
+		return found, nil
 	}
-	ids := make([]string, len(found))
-	for i, s := range found {
-		ids[i] = s.ID
-	}
-	return nil, fmt.Errorf("%q is the name of %s: give the id: %w", ref, strings.Join(ids, " and "), ErrAmbiguous)
+	return nil, fmt.Errorf("%q is the name of %s: give the id: %w", name, strings.Join(ids, " and "), ErrAmbiguous)
 }
 
 // notFound says what there is instead of ref: the newest few names, and ids that

@@ -80,6 +80,12 @@ func TestListIsOfTheLiving(t *testing.T) {
 	if _, err := a.Find(ctx, "third"); !errors.Is(err, ErrDamaged) {
 		t.Errorf("find a damaged snapshot: %v", err)
 	}
+	if id, err := a.Resolve(ctx, "third"); id != testID(3) || err != nil {
+		t.Errorf("resolve a damaged snapshot: %q, %v", id, err)
+	}
+	if id, err := a.Resolve(ctx, testID(1)); id != testID(1) || err != nil {
+		t.Errorf("resolve an id: %q, %v", id, err)
+	}
 	if _, err := a.Find(ctx, "first"); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), testID(1)) {
 		t.Errorf("find by a name that cannot be read: %v, want the id that it may be", err)
 	}
