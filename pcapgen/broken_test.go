@@ -180,8 +180,8 @@ func TestCancel(t *testing.T) {
 				return ctx.Err()
 			}
 			_, err := Export(ctx, io.Discard, s.source(), Request{})
-			if !errors.Is(err, stop) {
-				t.Errorf("error %v, want that of the context", err)
+			if !errors.Is(err, stop) || !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want that of the context and its cause", err)
 			}
 		})
 		left, err := os.ReadDir(dir)

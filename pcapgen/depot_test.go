@@ -186,6 +186,41 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// Only what is a file here is read in place: other readers make a request of
+// each ReadAt.
+func TestLocal(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	type part struct {
+		*io.SectionReader
+		io.Closer
+	}
+	type remote struct {
+		io.Reader
+		io.ReaderAt
+		io.Closer
+	}
+	tests := []struct {
+		name string
+		r    io.ReadCloser
+		want bool
+	}{
+		{"file", f, true},
+		{"part of a file", part{io.NewSectionReader(f, 3, 4), f}, true},
+		{"part of something else", part{io.NewSectionReader(bytes.NewReader(nil), 0, 0), f}, false},
+		{"remote object", remote{f, f, f}, false},
+		{"stream", io.NopCloser(f), false},
+	}
+	for _, tt := range tests {
+		if _, got := local(tt.r); got != tt.want {
+			t.Errorf("%s: local is %v", tt.name, got)
+		}
+	}
+}
+
 type refusing struct{ store.Store }
 
 func (refusing) Get(context.Context, string, int64, int64) (io.ReadCloser, error) {

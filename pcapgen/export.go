@@ -2,6 +2,7 @@ package pcapgen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -41,7 +42,7 @@ func export(ctx context.Context, out *output, src Source, f Format, p *plan) (ch
 	s := startScheduler(running, d, p, stages, runtime.GOMAXPROCS(0))
 	defer s.stop()
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
+	defer context.AfterFunc(ctx, func() { s.fail(stopped(ctx)) })()
 
 	if err := out.begin(f, src.Manifest, p); err != nil {
 		return 0, err
@@ -49,9 +50,18 @@ func export(ctx context.Context, out *output, src Source, f Format, p *plan) (ch
 	m := &merger{plan: p, sched: s, out: out}
 	if err := m.run(); err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = stopped(ctx)
 		}
 		return m.chunks, err
 	}
 	return m.chunks, out.end(f, p)
+}
+
+// stopped says that ctx is done, and why.
+func stopped(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }

@@ -15,7 +15,7 @@ const (
 	fetchers   = 8        // chunks being fetched at once, at most
 	aheadCount = 8        // chunks fetched before they are needed, at most
 	aheadBytes = 16 << 20 // and their stored bytes, where that is more than one chunk
-	aheadBatch = 96       // batches decoded before they are needed, at most
+	aheadBatch = 16       // batches decoded before they are needed, at most, for each worker
 )
 
 // A scheduler brings the batches of all inputs to the merge in the order in
@@ -30,6 +30,7 @@ type scheduler struct {
 	depot  *depot
 	stages []stage
 	plan   *plan
+	limit  int // of ahead
 
 	mu      sync.Mutex
 	toFetch sync.Cond // a fetcher may find something to do
@@ -57,7 +58,7 @@ var errStopped = errors.New("the merge has ended")
 
 // startScheduler begins to fetch and decode. stop must follow.
 func startScheduler(ctx context.Context, d *depot, p *plan, stages []stage, workers int) *scheduler {
-	s := &scheduler{depot: d, stages: stages, plan: p, urgent: notWaiting}
+	s := &scheduler{depot: d, stages: stages, plan: p, limit: aheadBatch * workers, urgent: notWaiting}
 	s.toFetch.L, s.toWork.L, s.toMerge.L = &s.mu, &s.mu, &s.mu
 	for range min(fetchers, len(p.chunks)) {
 		s.goroutines.Go(func() { s.fetch(ctx) })
@@ -161,7 +162,7 @@ func (s *scheduler) nextDecode() (*input, *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.err == nil {
-		if len(s.ready) > 0 && (s.ahead < aheadBatch || s.ready[0].need <= s.urgent) {
+		if len(s.ready) > 0 && (s.ahead < s.limit || s.ready[0].need <= s.urgent) {
 			in := heap.Pop(&s.ready).(*input)
 			s.ahead++
 			n := len(s.spare)
