@@ -126,11 +126,10 @@ func (f *file) Abort() error {
 
 // loop adds ps again and again, each time later.
 type loop struct {
-	ps    []packet
-	recs  []chunker.Record
-	at    int
-	shift int64
-	span  int64
+	ps   []packet
+	recs []chunker.Record
+	at   int
+	span int64
 }
 
 func newLoop(c *chunker.Cutter, ps []packet) *loop {

@@ -130,6 +130,54 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestAbout reads what a chunk says of itself.
+func TestAbout(t *testing.T) {
+	c := writeSamplePackets(t)
+	r, err := chunker.Open(bytes.NewReader(c.Bytes), c.Meta.Size, c.Meta.Hash, chunker.Packets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range r.Records() {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(header, r.Header()); diff != "" {
+		t.Errorf("header (-want +got)\n%s", diff)
+	}
+	names := []string{}
+	for _, i := range r.Interfaces() {
+		names = append(names, i.Name)
+	}
+	if diff := cmp.Diff([]string{"eth0", "cni0", "tün0"}, names); diff != "" {
+		t.Errorf("interfaces (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff([]chunker.Statistics{{Received: 3}, {Received: 41}, {Received: 1}}, r.Statistics()); diff != "" {
+		t.Errorf("statistics (-want +got)\n%s", diff)
+	}
+	if r.Meta().Drops != 3 {
+		t.Errorf("%d drops", r.Meta().Drops)
+	}
+}
+
+// TestLongNames cuts what is too long, and mends what is no UTF-8, so that the
+// chunk and what Interface is told of it agree.
+func TestLongNames(t *testing.T) {
+	var out bytes.Buffer
+	w, err := chunker.NewWriter(&out, chunker.Packets, chunker.Header{Node: strings.Repeat("n", 100_000), OS: "\xff"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := packet{Interface: chunker.Interface{Name: "a" + strings.Repeat("ü", 70_000), Description: "\xfe"}, OrigLen: 1, Data: "x"}
+	if err := w.Record(record(w, long)); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, closed(t, w, &out, 0))[0].Interface
+	if got.Name != "a"+strings.Repeat("ü", 511) || got.Description != "\uFFFD" {
+		t.Errorf("%d bytes of name, description %q", len(got.Name), got.Description)
+	}
+}
+
 // run runs one of the tools that are to read chunks without pcapsule.
 func run(t *testing.T, script string, args ...string) string {
 	t.Helper()

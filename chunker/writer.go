@@ -143,9 +143,6 @@ func (w *Writer) SetStored(stored bool) { w.frame.stored = stored }
 // filled do not count yet.
 func (w *Writer) Size() int64 { return w.frame.size }
 
-// Buffered is the number of bytes that wait for their block to be filled.
-func (w *Writer) Buffered() int { return len(w.raw) }
-
 // Record adds a packet. It fails with ErrTooLong or ErrOrder for a record that
 // can not be in this chunk, with ErrFull when the chunk is, and changes nothing
 // then. Any other error is the underlying writer's, and sticks.
