@@ -28,13 +28,23 @@ func (e Entry) Compare(o Entry) int {
 
 // Validate checks what one entry can show to be wrong by itself.
 func (e Entry) Validate() error {
+	_, err := e.validate()
+	return err
+}
+
+// validate returns the chunk's hash as well.
+func (e Entry) validate() (chunker.Hash, error) {
 	k, err := ParseObjectKey(e.Key)
-	if err != nil {
-		return err
+	if err == nil && k.Kind != KindChunk {
+		err = fmt.Errorf("%s is not a chunk", e.Key)
 	}
-	if k.Kind != KindChunk {
-		return fmt.Errorf("%s is not a chunk", e.Key)
+	if err == nil {
+		err = e.validateNumbers()
 	}
+	return k.Hash, err
+}
+
+func (e Entry) validateNumbers() error {
 	if e.Size == 0 {
 		return fmt.Errorf("%s: no bytes", e.Key)
 	}
@@ -71,7 +81,7 @@ func AppendEntry(dst []byte, e Entry) []byte {
 }
 
 // parseEntry reads a line, without its newline, as AppendEntry writes it.
-func parseEntry(line []byte) (Entry, error) {
+func parseEntry(line []byte) (Entry, chunker.Hash, error) {
 	var e Entry
 	p := lineParser{rest: line}
 	e.Key = p.text(`{"key":"`)
@@ -83,9 +93,10 @@ func parseEntry(line []byte) (Entry, error) {
 	e.Records = p.unsigned(`","records":`)
 	e.Drops = p.unsigned(`,"drops":`)
 	if p.literal("}"); p.bad || len(p.rest) > 0 {
-		return Entry{}, fmt.Errorf("line %.80q… is not in the canonical form", line)
+		return Entry{}, chunker.Hash{}, fmt.Errorf("line %.80q… is not in the canonical form", line)
 	}
-	return e, e.Validate()
+	hash, err := e.validate()
+	return e, hash, err
 }
 
 // A lineParser takes a line apart from the left. Once bad it stays bad.
@@ -95,8 +106,11 @@ type lineParser struct {
 }
 
 func (p *lineParser) literal(s string) {
-	rest, ok := bytes.CutPrefix(p.rest, []byte(s))
-	p.rest, p.bad = rest, p.bad || !ok
+	if len(p.rest) < len(s) || string(p.rest[:len(s)]) != s {
+		p.bad = true
+		return
+	}
+	p.rest = p.rest[len(s):]
 }
 
 // text takes what stands between prefix and the next quote, which it leaves.
@@ -112,28 +126,36 @@ func (p *lineParser) text(prefix string) string {
 	return s
 }
 
-func (p *lineParser) digits(prefix string) string {
+// digits takes a decimal without leading zeros; minus tells whether one may be
+// before it, which 0 never has.
+func (p *lineParser) digits(prefix string, minus bool) []byte {
 	p.literal(prefix)
 	n := 0
-	for n < len(p.rest) && (p.rest[n] >= '0' && p.rest[n] <= '9' || n == 0 && p.rest[n] == '-') {
+	if minus && len(p.rest) > 0 && p.rest[0] == '-' {
 		n++
 	}
-	s := string(p.rest[:n])
+	first := n
+	for n < len(p.rest) && p.rest[n] >= '0' && p.rest[n] <= '9' {
+		n++
+	}
+	if n == first || p.rest[first] == '0' && n > 1 {
+		p.bad = true
+		return nil
+	}
+	s := p.rest[:n]
 	p.rest = p.rest[n:]
 	return s
 }
 
 func (p *lineParser) signed(prefix string) int64 {
-	s := p.digits(prefix)
-	v, err := strconv.ParseInt(s, 10, 64)
-	p.bad = p.bad || err != nil || strconv.FormatInt(v, 10) != s
+	v, err := strconv.ParseInt(string(p.digits(prefix, true)), 10, 64)
+	p.bad = p.bad || err != nil
 	return v
 }
 
 func (p *lineParser) unsigned(prefix string) uint64 {
-	s := p.digits(prefix)
-	v, err := strconv.ParseUint(s, 10, 64)
-	p.bad = p.bad || err != nil || strconv.FormatUint(v, 10) != s
+	v, err := strconv.ParseUint(string(p.digits(prefix, false)), 10, 64)
+	p.bad = p.bad || err != nil
 	return v
 }
 
@@ -211,21 +233,17 @@ func (r *InventoryReader) next() (Entry, error) {
 	case err != nil:
 		return Entry{}, err
 	}
-	e, err := parseEntry(line[:len(line)-1])
+	e, hash, err := parseEntry(line[:len(line)-1])
 	if err != nil {
 		return Entry{}, err
 	}
 	if r.line > 0 && r.last.Compare(e) >= 0 {
 		return Entry{}, fmt.Errorf("%s is twice or out of order", e.Key)
 	}
-	k, err := ParseObjectKey(e.Key)
-	if err != nil {
-		return Entry{}, err
-	}
-	if _, ok := r.seen[k.Hash]; ok {
+	if _, ok := r.seen[hash]; ok {
 		return Entry{}, fmt.Errorf("%s: the same chunk is listed before", e.Key)
 	}
-	r.seen[k.Hash] = struct{}{}
+	r.seen[hash] = struct{}{}
 	return e, nil
 }
 

@@ -129,3 +129,22 @@ func FuzzDecodeInventory(f *testing.F) {
 		}
 	})
 }
+
+// A TiB in chunks of 8 MiB.
+func BenchmarkDecodeInventory(b *testing.B) {
+	entries := make([]Entry, 131072)
+	for i := range entries {
+		e := testEntries(chunker.PacketsExt)[0]
+		e.Key = ObjectKey{Kind: KindChunk, Hash: chunker.HashOf([]byte{byte(i), byte(i >> 8), byte(i >> 16)}), Ext: chunker.PacketsExt}.String()
+		e.First += Nanos(i)
+		entries[i] = e
+	}
+	data := EncodeInventory(entries)
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, err := DecodeInventory(data); err != nil || len(got) != len(entries) {
+			b.Fatal(len(got), err)
+		}
+	}
+}

@@ -96,29 +96,37 @@ func (k ObjectKey) String() string {
 // ParseObjectKey reads a key that ObjectKey.String could have written, and
 // nothing else.
 func ParseObjectKey(key string) (ObjectKey, error) {
-	bad := fmt.Errorf("key %.200q is not that of a chunk or an inventory", key)
-	part := strings.Split(key, "/")
-	if len(part) != 3 || len(part[2]) < 65 {
-		return ObjectKey{}, bad
+	k, ok := parseObjectKey(key)
+	if !ok {
+		return ObjectKey{}, fmt.Errorf("key %.200q is not that of a chunk or an inventory", key)
 	}
-	hash, err := chunker.ParseHash(part[2][:64])
+	return k, nil
+}
+
+func parseObjectKey(key string) (ObjectKey, bool) {
+	const digits = 2 * len(chunker.Hash{})
+	kind, rest, _ := strings.Cut(key, "/")
+	group, name, ok := strings.Cut(rest, "/")
+	if !ok || len(group) != 2 || len(name) <= digits || name[:2] != group || name[digits] != '.' {
+		return ObjectKey{}, false
+	}
+	hash, err := chunker.ParseHash(name[:digits])
 	if err != nil {
-		return ObjectKey{}, bad
+		return ObjectKey{}, false
 	}
-	k := ObjectKey{Kind: part[0], Hash: hash, Ext: strings.TrimPrefix(part[2][64:], ".")}
-	if gen, ext, ok := strings.Cut(k.Ext, "."); ok {
-		if n, err := strconv.ParseUint(gen, 10, 64); err == nil {
-			k.Generation, k.Ext = n, ext
+	k := ObjectKey{Kind: kind, Hash: hash, Ext: name[digits+1:]}
+	if gen, ext, ok := strings.Cut(k.Ext, "."); ok && gen != "" && gen[0] >= '1' && gen[0] <= '9' {
+		k.Generation, err = strconv.ParseUint(gen, 10, 64)
+		k.Ext = ext
+		if err != nil {
+			return ObjectKey{}, false
 		}
 	}
 	switch {
-	case k.Kind == KindChunk && (k.Ext == chunker.PacketsExt || k.Ext == chunker.EventsExt):
-	case k.Kind == KindInventory && k.Ext == InventoryExt:
+	case kind == KindChunk && (k.Ext == chunker.PacketsExt || k.Ext == chunker.EventsExt):
+	case kind == KindInventory && k.Ext == InventoryExt:
 	default:
-		return ObjectKey{}, bad
+		return ObjectKey{}, false
 	}
-	if k.String() != key {
-		return ObjectKey{}, bad
-	}
-	return k, nil
+	return k, true
 }
