@@ -1,6 +1,7 @@
 package pcapgen
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -61,6 +62,48 @@ func TestStores(t *testing.T) {
 	if !bytes.Equal(want, got.Bytes()) {
 		t.Error("other bytes from a folder")
 	}
+
+	name := filepath.Join(t.TempDir(), "snapshot.tar")
+	if err := s.tar(name); err != nil {
+		t.Fatal(err)
+	}
+	packed, err := store.OpenTar(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	if o, err := newDepot(packed).fetch(t.Context(), s.inventories["a"][0].Key, 1); err != nil {
+		t.Error(err)
+	} else if _, ok := o.(*file); !ok {
+		t.Errorf("a chunk in a tar is held as %T", o)
+	}
+	src.Store = packed
+	got.Reset()
+	if _, err := Export(t.Context(), &got, src, Request{}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(want, got.Bytes()) {
+		t.Error("other bytes from a tar")
+	}
+}
+
+// tar writes the snapshot's store to a file.
+func (s *snapshot) tar(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := tar.NewWriter(f)
+	for key, b := range s.store.bytes {
+		if err := w.WriteHeader(&tar.Header{Name: key, Size: int64(len(b)), Mode: 0o444}); err != nil {
+			return err
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return w.Close()
 }
 
 func mustParse(t *testing.T, b []byte) section {
@@ -210,6 +253,7 @@ func TestLocal(t *testing.T) {
 	}{
 		{"file", f, true},
 		{"part of a file", part{io.NewSectionReader(f, 3, 4), f}, true},
+		{"part of a part", part{io.NewSectionReader(io.NewSectionReader(f, 1, 9), 3, 4), f}, true},
 		{"part of something else", part{io.NewSectionReader(bytes.NewReader(nil), 0, 0), f}, false},
 		{"remote object", remote{f, f, f}, false},
 		{"stream", io.NopCloser(f), false},

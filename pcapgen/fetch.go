@@ -106,17 +106,18 @@ func local(r io.ReadCloser) (handle, bool) {
 	if !ok {
 		return nil, false
 	}
-	if _, ok := r.(*os.File); ok {
-		return h, true
+	for at := io.ReaderAt(h); ; {
+		switch v := at.(type) {
+		case *os.File:
+			return h, true
+		case interface {
+			Outer() (io.ReaderAt, int64, int64)
+		}: // an io.SectionReader, or what embeds one
+			at, _, _ = v.Outer()
+		default:
+			return nil, false
+		}
 	}
-	if s, ok := r.(interface {
-		Outer() (io.ReaderAt, int64, int64)
-	}); ok {
-		outer, _, _ := s.Outer()
-		_, ok = outer.(*os.File)
-		return h, ok
-	}
-	return nil, false
 }
 
 // files are the open files of a depot: a bounded number, so that more chunks can
