@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,26 +90,22 @@ func TestSnapshot(t *testing.T) {
 
 // TestUploadFaults has uploads fail in every way, once for each object.
 func TestUploadFaults(t *testing.T) {
-	for name, fault := range map[string]func(h *testHub, w http.ResponseWriter) func(){
-		"grant over":  func(_ *testHub, w http.ResponseWriter) func() { return func() { w.WriteHeader(http.StatusForbidden) } },
-		"store fails": func(_ *testHub, w http.ResponseWriter) func() { return func() { w.WriteHeader(http.StatusBadGateway) } },
-		"store full": func(_ *testHub, w http.ResponseWriter) func() {
-			return func() { w.WriteHeader(http.StatusInsufficientStorage) }
-		},
-		"bytes refused":     func(_ *testHub, w http.ResponseWriter) func() { return func() { w.WriteHeader(http.StatusBadRequest) } },
-		"connection broken": func(*testHub, http.ResponseWriter) func() { return func() { panic(http.ErrAbortHandler) } },
+	for name, fault := range map[string]func(w http.ResponseWriter){
+		"grant over":        func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) },
+		"store fails":       func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) },
+		"store full":        func(w http.ResponseWriter) { w.WriteHeader(http.StatusInsufficientStorage) },
+		"bytes refused":     func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadRequest) },
+		"connection broken": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newTestHub(t)
 			a := startAgent(t, h, t.TempDir(), nil)
-			h.mu.Lock()
-			h.upload = func(w http.ResponseWriter, _ string, n int) func() {
+			h.onUpload(func(w http.ResponseWriter, _ *http.Request, n int) func() {
 				if n > 1 {
 					return nil
 				}
-				return fault(h, w)
-			}
-			h.mu.Unlock()
+				return func() { fault(w) }
+			})
 			began := time.Now()
 			sent := a.feed(t, began, 100, time.Microsecond, 1000)
 			h.ask("s", began, time.Now())
@@ -124,20 +121,16 @@ func TestUploadFaults(t *testing.T) {
 func TestUploadAnswerLost(t *testing.T) {
 	h := newTestHub(t)
 	a := startAgent(t, h, t.TempDir(), nil)
-	inner := h.srv.Config.Handler
-	lost := map[string]bool{}
-	h.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.mu.Lock()
-		first := r.Method == http.MethodPut && !lost[r.URL.Path]
-		if first {
-			lost[r.URL.Path] = true
+	var lost atomic.Int32
+	h.onUpload(func(_ http.ResponseWriter, r *http.Request, n int) func() {
+		if n > 1 {
+			return nil
 		}
-		h.mu.Unlock()
-		if first {
+		return func() {
+			lost.Add(1)
 			h.apply(r)
 			panic(http.ErrAbortHandler)
 		}
-		inner.ServeHTTP(w, r)
 	})
 	began := time.Now()
 	sent := a.feed(t, began, 100, time.Microsecond, 1000)
@@ -145,8 +138,8 @@ func TestUploadAnswerLost(t *testing.T) {
 	if d := cmp.Diff(sent, h.packets(h.await("s"))); d != "" {
 		t.Errorf("packets (-want +got):\n%s", d)
 	}
-	if len(lost) < 2 {
-		t.Errorf("%d answers were lost", len(lost))
+	if n := lost.Load(); n < 2 {
+		t.Errorf("%d answers were lost", n)
 	}
 }
 
@@ -174,7 +167,7 @@ func TestRestart(t *testing.T) {
 	sent := a.feed(t, began, 2000, time.Microsecond, 1000)
 	stuck := make(chan struct{})
 	arrived := make(chan struct{}, 100)
-	h.upload = func(w http.ResponseWriter, _ string, _ int) func() {
+	h.onUpload(func(http.ResponseWriter, *http.Request, int) func() {
 		h.mu.Lock()
 		n := len(h.puts)
 		h.mu.Unlock()
@@ -186,16 +179,14 @@ func TestRestart(t *testing.T) {
 			<-stuck
 			panic(http.ErrAbortHandler)
 		}
-	}
+	})
 	to := time.Now()
 	h.ask("s", began, to)
 	<-arrived
 	a.cancel()
 	close(stuck)
 	a.stop(t)
-	h.mu.Lock()
-	h.upload = nil
-	h.mu.Unlock()
+	h.onUpload(nil)
 	have := map[string]bool{}
 	for info, err := range h.store.List(t.Context(), "chunks/") {
 		if err != nil {
@@ -290,7 +281,7 @@ func TestSessionOver(t *testing.T) {
 			h := newTestHub(t)
 			a := startAgent(t, h, t.TempDir(), nil)
 			refused := make(chan struct{}, 100)
-			h.refuse = func(session, verb string) *api.Error {
+			h.onCall(func(session, verb string) *api.Error {
 				if session == "s" && verb == "grants" {
 					h.mu.Lock()
 					delete(h.tasks, "s")
@@ -299,7 +290,7 @@ func TestSessionOver(t *testing.T) {
 					return &c.err
 				}
 				return nil
-			}
+			})
 			began := time.Now()
 			a.feed(t, began, 100, time.Microsecond, 1000)
 			h.ask("s", began, time.Now())
@@ -393,7 +384,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatalf("an agent that did not start holds on to its ring: %v", err)
 	}
-	defer r.Close()
+	t.Cleanup(func() { _ = r.Close() })
 	if err := run(context.Background(), good, func(c packets.Config) (source, error) { return newFeeder(c), nil }, time.Now); !errors.Is(err, ring.ErrInUse) {
 		t.Errorf("ring in use: %v", err)
 	}

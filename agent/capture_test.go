@@ -66,12 +66,12 @@ func TestCapture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	out, err := net.Dial("udp4", in.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	began := time.Now()
 	const count = 300
 	for i := range count {

@@ -35,10 +35,10 @@ type testHub struct {
 	polls    []api.PollRequest
 	progress []api.Progress
 	parts    map[string]manifest.Node
-	puts     []string                                              // keys of the uploads that were tried
-	down     bool                                                  // answers nothing
-	refuse   func(session, verb string) *api.Error                 // of a session's calls
-	upload   func(w http.ResponseWriter, key string, n int) func() // fault of the n-th upload of a key, from 1; nil: none. It is run after a true upload
+	puts     []string                                                   // keys of the uploads that were tried
+	down     bool                                                       // answers nothing
+	refuse   func(session, verb string) *api.Error                      // of a session's calls
+	upload   func(w http.ResponseWriter, r *http.Request, n int) func() // what the n-th upload of a key, from 1, does instead of uploading
 	tries    map[string]int
 	ahead    time.Duration // of the hub's clock
 	done     chan string   // sessions whose part came
@@ -73,6 +73,18 @@ func (h *testHub) change(f func()) {
 	f()
 	close(h.wake)
 	h.wake = make(chan struct{})
+}
+
+func (h *testHub) onUpload(f func(http.ResponseWriter, *http.Request, int) func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.upload = f
+}
+
+func (h *testHub) onCall(f func(session, verb string) *api.Error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refuse = f
 }
 
 // ask starts a session, and await waits for its part.
@@ -233,8 +245,8 @@ func (h *testHub) put(w http.ResponseWriter, r *http.Request) {
 	n, upload := h.tries[key], h.upload
 	h.mu.Unlock()
 	if upload != nil {
-		if after := upload(w, key, n); after != nil {
-			after()
+		if instead := upload(w, r, n); instead != nil {
+			instead()
 			return
 		}
 	}

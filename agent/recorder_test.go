@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,11 +18,17 @@ import (
 	"pcapsule/manifest"
 )
 
-// record opens a recorder with a ring, by a clock that the test sets.
-func record(t *testing.T, now *time.Time) *recorder {
+// testClock is a clock that the test sets.
+type testClock struct{ atomic.Int64 }
+
+func (c *testClock) now() time.Time { return time.Unix(0, c.Load()) }
+
+func (c *testClock) set(t time.Time) { c.Store(t.UnixNano()) }
+
+// record opens a recorder with a ring.
+func record(t *testing.T, clock *testClock) *recorder {
 	t.Helper()
-	clock := func() time.Time { return *now }
-	r, err := ring.Open(t.TempDir(), ring.Options{Limit: 8 << 20, PartSize: 1 << 20, Now: clock})
+	r, err := ring.Open(t.TempDir(), ring.Options{Limit: 8 << 20, PartSize: 1 << 20, Now: clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,8 +37,8 @@ func record(t *testing.T, now *time.Time) *recorder {
 			t.Error(err)
 		}
 	})
-	r.Begin(chunker.Packets, now.UnixNano())
-	return newRecorder(r, Config{ChunkSize: 512 << 10, ChunkAge: time.Minute}, chunker.Header{Node: "n"}, clock)
+	r.Begin(chunker.Packets, clock.Load())
+	return newRecorder(r, Config{ChunkSize: 512 << 10, ChunkAge: time.Minute}, chunker.Header{Node: "n"}, clock.now)
 }
 
 // covered is until when the ledger says that everything is in the ring.
@@ -45,13 +52,14 @@ func covered(rec *recorder, from time.Time) time.Duration {
 
 func TestCoverageIsThatOfTheSlowestWorker(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
-	now := start
-	rec := record(t, &now)
+	var clock testClock
+	clock.set(start)
+	rec := record(t, &clock)
 	a, b := rec.consumer(0), rec.consumer(1)
 	tick := func(c interface{ Tick(int64) error }, at time.Duration) {
 		t.Helper()
-		now = start.Add(at)
-		if err := c.Tick(now.UnixNano()); err != nil {
+		clock.set(start.Add(at))
+		if err := c.Tick(clock.Load()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -77,8 +85,8 @@ func TestCoverageIsThatOfTheSlowestWorker(t *testing.T) {
 
 	// The clock steps back: coverage begins anew, and what was sealed says
 	// nothing of the times that come again.
-	now = start.Add(2 * time.Second)
-	rec.stepped(now.UnixNano(), -int64(5*time.Second))
+	clock.set(start.Add(2 * time.Second))
+	rec.stepped(clock.Load(), -int64(5*time.Second))
 	if rec.sealedThrough() > start.UnixNano() {
 		t.Error("after a step back, what is to come counts as sealed")
 	}
@@ -89,8 +97,10 @@ func TestCoverageIsThatOfTheSlowestWorker(t *testing.T) {
 }
 
 func TestPacketsThatNoChunkHolds(t *testing.T) {
+	var clock testClock
 	now := time.Unix(1_700_000_000, 0)
-	rec := record(t, &now)
+	clock.set(now)
+	rec := record(t, &clock)
 	c := rec.consumer(0)
 	id := c.Interface(eth0)
 	for _, r := range []chunker.Record{
@@ -103,8 +113,8 @@ func TestPacketsThatNoChunkHolds(t *testing.T) {
 			t.Errorf("capture would end: %v", err)
 		}
 	}
-	now = now.Add(time.Second)
-	if err := c.Tick(now.UnixNano()); err != nil {
+	clock.set(now.Add(time.Second))
+	if err := c.Tick(clock.Load()); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Close(); err != nil {

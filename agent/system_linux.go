@@ -41,7 +41,7 @@ func mayCapture() error {
 		return packets.ErrPermission
 	}
 	if err == nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ package ring
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,13 +23,17 @@ type faults struct {
 	op   string
 	err  error
 	some bool // one in three, and not all
+	asks int
 	hits int
 }
 
 func (f *faults) fault(op, path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.on || op != f.op || f.some && rand.IntN(3) > 0 {
+	if !f.on || op != f.op {
+		return nil
+	}
+	if f.asks++; f.some && f.asks%3 != 0 {
 		return nil
 	}
 	f.hits++

@@ -164,7 +164,7 @@ func Open(dir string, opt Options) (*Ring, error) {
 func (r *Ring) Close() error {
 	var err error
 	r.close.Do(func() {
-		err = r.Drain(context.Background())
+		err = r.drain(nil)
 		close(r.closed)
 		<-r.done
 		r.mu.Lock()
@@ -218,21 +218,30 @@ func (r *Ring) Usage() Usage {
 
 // Drain waits until everything that was sealed before is durable and listed.
 func (r *Ring) Drain(ctx context.Context) error {
+	err := r.drain(ctx.Done())
+	if err == nil || errors.Is(err, ErrClosed) {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// drain is Drain, until enough is closed.
+func (r *Ring) drain(enough <-chan struct{}) error {
 	ready := make(chan struct{})
 	select {
 	case r.jobs <- job{barrier: ready}:
 	case <-r.closed:
 		return ErrClosed
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-enough:
+		return context.Canceled
 	}
 	select {
 	case <-ready:
 		return nil
 	case <-r.done:
 		return ErrClosed
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-enough:
+		return context.Canceled
 	}
 }
 

@@ -389,7 +389,7 @@ func TestLimitWithManyWriters(t *testing.T) {
 			cut := chunker.NewCutter(chunker.CutterConfig{Stream: chunker.Packets, TargetSize: 40_000}, r)
 			id := cut.Interface(eth0)
 			data := make([]byte, 1400)
-			for i := range int64(4000) {
+			for i := range int64(1500) {
 				fill(data, uint64(i+worker<<32))
 				rec := chunker.Record{Time: start + i*1000 + worker, Interface: id, OrigLen: 1400, Data: data}
 				if err := cut.Add(&rec); err != nil {
@@ -400,7 +400,7 @@ func TestLimitWithManyWriters(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if i == 1999 && worker == 0 {
+				if i == 699 && worker == 0 {
 					if _, err := r.Pin("s", rec.Time-10_000, rec.Time, r.opt.Now().Add(time.Hour)); err != nil {
 						t.Error(err)
 					}
