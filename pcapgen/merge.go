@@ -101,11 +101,7 @@ func (m *merger) until(horizon int64) error {
 		m.out.records += uint64(end - i)
 		b.next = end
 		if end == len(b.Ends) {
-			last := t.winner.time
-			if end > i+1 {
-				last = b.Times[end-1]
-			}
-			next, err := m.sched.next(h.in, b, last, m.out.idle)
+			next, err := m.sched.next(h.in, b, b.Times[end-1], m.out.idle)
 			if err != nil {
 				return err
 			}
