@@ -33,12 +33,14 @@ var (
 )
 
 // A Store is a flat space of objects. Its methods may be called concurrently.
-// Keys satisfy CheckKey.
+// Keys satisfy CheckKey, and none goes on where another ends ("a" and "a/b"),
+// since a folder cannot hold both.
 type Store interface {
 	// Put writes body under key unless the key is taken: then ErrExist, and the
 	// object that was there stands. When Put returns nil the object is durable.
 	// After any other error the object may or may not be there, whole; a Put
 	// that is tried again may then meet its own earlier success as ErrExist.
+	// Who must know whose object stands reads it and compares.
 	Put(ctx context.Context, key string, body Body) error
 
 	// Get reads n bytes from offset off, or to the end when n is negative. It

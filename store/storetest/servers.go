@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -159,13 +158,13 @@ func serveOnce(binary, health string, args func(addr, dir string) []string, env 
 		cmd.Wait()
 		return "", fmt.Errorf("%w\n%s", err, text)
 	}
-	keepAlive = append(keepAlive, alive)
+	keepAlive.Store(addr, alive)
 	return "http://" + addr, nil
 }
 
 // keepAlive holds the pipes that keep servers running, so that no finalizer
 // closes them.
-var keepAlive []io.Closer
+var keepAlive sync.Map
 
 func awaitHealthy(ctx context.Context, url string) error {
 	tick := time.NewTicker(50 * time.Millisecond)
