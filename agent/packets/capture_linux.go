@@ -227,8 +227,8 @@ func (c *Capture) watchClock(ctx context.Context) {
 }
 
 // Cut returns when every packet that the kernel had taken in as it was called is
-// in a sealed chunk. That takes as long as the kernel holds back a block that is
-// not full, about 80 ms, and no time when nothing came.
+// in a sealed chunk. It waits while the kernel holds back a block that is not
+// full, for at most twice retireMillis, and not at all when nothing came.
 func (c *Capture) Cut(ctx context.Context) error {
 	if !c.running.Load() {
 		return ErrNotRunning
