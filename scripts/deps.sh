@@ -5,12 +5,12 @@ set -euo pipefail
 declare -A package=(
   [ip]=iproute2 [unshare]=util-linux
   [tshark]=tshark [capinfos]=tshark [mergecap]=tshark [dumpcap]=wireshark-common
-  [tcpdump]=tcpdump [lz4]=lz4 [b3sum]=b3sum [zstd]=zstd [rclone]=rclone
+  [tcpdump]=tcpdump [lz4]=lz4 [b3sum]=b3sum [zstd]=zstd [jq]=jq [rclone]=rclone
   [ssh-keygen]=openssh-client [gcc]=gcc [netsniff-ng]=netsniff-ng
 )
 case "${1:-}" in
   demo)  need=(ip) ;;
-  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd rclone ssh-keygen gcc) ;;
+  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc) ;;
   bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4) ;;
   *) echo "usage: scripts/deps.sh demo|test|bench" >&2; exit 2 ;;
 esac

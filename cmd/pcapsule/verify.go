@@ -88,11 +88,8 @@ func verifyTarget(c *cli.Context, what string) (*archive.Archive, []string, erro
 		if err != nil {
 			return nil, nil, err
 		}
-		s, err := a.Find(c.Context, what)
-		if err != nil {
-			return nil, nil, err
-		}
-		return a, []string{s.ID}, nil
+		id, err := a.Resolve(c.Context, what)
+		return a, []string{id}, err
 	}
 	info, statErr := os.Stat(what)
 	if statErr == nil || strings.ContainsAny(what, `/\`) || strings.HasSuffix(what, ".tar") {
@@ -122,7 +119,10 @@ func trusted(c *cli.Context) (*manifest.Trust, error) {
 		}
 		t, err := manifest.ParseTrust(lines)
 		if err != nil {
-			return t, fmt.Errorf("--trust %s: %w", name, err)
+			return nil, fmt.Errorf("--trust %s: %w", name, err)
+		}
+		for _, n := range t.Notes() {
+			fmt.Fprintf(c.App.ErrWriter, "pcapsule: --trust %s: %s\n", name, oneLine(n))
 		}
 		return t, nil
 	}
