@@ -93,7 +93,7 @@ func (s *site) start(st store.Store) *Hub {
 	s.mu.Lock()
 	s.hub, s.kill = h, func() { cancel(); <-done }
 	s.mu.Unlock()
-	handler := h.Handler()
+	handler := checked(s.t, h.Handler(), nil)
 	s.handler.Store(&handler)
 	return h
 }
@@ -346,6 +346,9 @@ func (a *agent) upload(ctx context.Context, task api.Task) (*api.CompleteRequest
 
 // put places objects and uploads those that are missing.
 func (a *agent) put(ctx context.Context, session string, objects []api.Object, bodies [][]byte) ([]string, error) {
+	if len(objects) == 0 {
+		return nil, nil
+	}
 	a.step(ctx, "grant")
 	answer, err := a.client.Grants(ctx, session, a.name, api.GrantRequest{Objects: objects})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -105,7 +106,7 @@ func TestSnapshot(t *testing.T) {
 	if keys := storetest.Keys(t, st, manifest.IntentsDir); len(keys) > 0 {
 		t.Errorf("intents are left: %v", keys)
 	}
-	_, err = c.Grants(t.Context(), snap.ID, "a", api.GrantRequest{})
+	_, err = c.Grants(t.Context(), snap.ID, "a", api.GrantRequest{Objects: []api.Object{}})
 	wantCode(t, err, http.StatusConflict, api.CodeNotCompleted)
 
 	// Its name is taken until it is deleted.
@@ -690,3 +691,33 @@ type faulty struct {
 }
 
 func (f *faulty) GrantHandler() http.Handler { return f.memory.GrantHandler() }
+
+// BenchmarkSecondSnapshot is of 128 chunks, a GiB in real life, that are in a
+// folder already.
+func BenchmarkSecondSnapshot(b *testing.B) {
+	s := newSite(b, folder(b), nil)
+	start := recent()
+	var chunks []sample
+	for i := range 128 {
+		chunks = append(chunks, packets(b, "a", start.Add(time.Duration(i)*100*time.Millisecond), 10))
+	}
+	s.newAgent("a", nil, chunks...)
+	c := s.client()
+	req := api.CreateRequest{From: start.Add(-time.Second), To: start.Add(20 * time.Second)}
+	take := func(name string) {
+		req.Name = name
+		begun, err := c.Create(b.Context(), req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.WaitSnapshot(b.Context(), begun.ID, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	take("first")
+	n := 0
+	for b.Loop() {
+		n++
+		take("again-" + strconv.Itoa(n))
+	}
+}
