@@ -57,9 +57,9 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 		}
 		switch when := g.when(); kind {
 		case manifest.GapKernelDrop:
-			warnings = append(warnings, fmt.Sprintf("the kernel dropped %s%s: give the agent more CPU or a larger capture buffer", g.lost(), when))
+			warnings = append(warnings, fmt.Sprintf("the kernel dropped %s in%s: give the agent more CPU or a larger capture buffer", g.lost(), when))
 		case manifest.GapClockStep:
-			warnings = append(warnings, fmt.Sprintf("its clock jumped%s: times around that are off", when)+g.details())
+			warnings = append(warnings, fmt.Sprintf("its clock jumped in%s: times around that are off", when)+g.details())
 		case manifest.GapSkipped:
 			warnings = append(warnings, "what is not packets was left out"+g.details())
 		case manifest.GapTruncated:
