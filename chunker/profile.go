@@ -1,11 +1,8 @@
 package chunker
 
 import (
-	"bytes"
 	"encoding/binary"
 	"io"
-	"slices"
-	"strconv"
 	"strings"
 
 	"pcapsule/internal/pcapng"
@@ -161,61 +158,6 @@ func (r *Reader) statistics(s pcapng.Statistics) error {
 		r.meta.Drops = *s.OSDrop
 	}
 	r.stats = append(r.stats, Statistics{Received: *s.Received})
-	return nil
-}
-
-// events checks the lines in buf[at:] and leaves the events among them in b.Buf,
-// which is buf[:at] before.
-func (r *Reader) events(b *Batch, buf []byte, at int) error {
-	end := at // of what is kept
-	for at < len(buf) {
-		n := bytes.IndexByte(buf[at:], '\n')
-		if n < 0 {
-			return damaged("an event that does not end with its lz4 block")
-		}
-		line := buf[at : at+n]
-		time, err := eventTime(line)
-		switch {
-		case err != nil:
-			return damaged("event %.60q: %v", line, err)
-		case r.lost:
-			return damaged("an event after the count of lost ones")
-		case time < r.meta.Last:
-			return damaged("an event at %d ns after one at %d ns", time, r.meta.Last)
-		case n > MaxEvent:
-			return damaged("an event longer than %d bytes", MaxEvent)
-		}
-		if isLost(line) {
-			if err := r.lostLine(line); err != nil {
-				return err
-			}
-			at += n + 1
-			continue
-		}
-		if r.meta.Records == 0 {
-			r.meta.First = time
-		}
-		r.meta.Last = time
-		r.meta.Records++
-		at += n + 1
-		end = at
-		b.Ends = append(b.Ends, uint32(at))
-		b.Times = append(b.Times, time)
-	}
-	b.Buf = buf[:end]
-	return nil
-}
-
-// lostLine takes the last line of an events chunk, which counts lost events.
-func (r *Reader) lostLine(line []byte) error {
-	r.lost = true
-	digits := string(line[bytes.Index(line, []byte(lostMember))+len(lostMember):])
-	digits, _ = strings.CutSuffix(digits, `"}`)
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if want := appendLost(nil, r.meta.Last, n); err != nil || n == 0 || !slices.Equal(want[:len(want)-1], line) {
-		return damaged("a count of lost events that reads %.80q", line)
-	}
-	r.meta.Drops = n
 	return nil
 }
 

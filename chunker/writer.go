@@ -2,10 +2,8 @@ package chunker
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -188,95 +186,6 @@ func (w *Writer) checkRecord(r *Record) error {
 		return pcapng.CheckOptions(r.Options)
 	}
 	return nil
-}
-
-// Event adds an event: a JSON object on one line, without the newline, whose
-// first member is "ts" with time in nanoseconds as a decimal string. Its errors
-// are those of Record.
-func (w *Writer) Event(time int64, line []byte) error {
-	if err := w.checkEvent(time, line); err != nil {
-		return err
-	}
-	n := len(line) + 1
-	if err := w.admit(time, n); err != nil {
-		return err
-	}
-	w.makeRoom(n)
-	w.raw = append(append(w.raw, line...), '\n')
-	w.splitLong()
-	w.count(time)
-	return w.frame.err
-}
-
-// checkEvent tells whether line can be in any events chunk.
-func (w *Writer) checkEvent(time int64, line []byte) error {
-	if w.stream == Packets {
-		return fmt.Errorf("write an event into a chunk of stream %s: it holds packets", w.stream)
-	}
-	if len(line) > MaxEvent {
-		return fmt.Errorf("event of %d bytes: %w (%d)", len(line), ErrTooLong, MaxEvent)
-	}
-	if time < 0 {
-		return fmt.Errorf("event at %d ns: %w: before 1970", time, ErrOrder)
-	}
-	t, err := eventTime(line)
-	if err == nil && t != time {
-		err = fmt.Errorf("its time is %d", t)
-	}
-	if err == nil && isLost(line) {
-		err = fmt.Errorf(`a second member "lost" is kept for the chunk's own last line`)
-	}
-	if err != nil {
-		return fmt.Errorf("event at %d ns, %.60q: %w", time, line, err)
-	}
-	return nil
-}
-
-// The beginning of every event, and of the line that may follow the last.
-const (
-	tsMember   = `{"ts":"`
-	lostMember = `","lost":"`
-)
-
-// eventTime checks that line is an event and reads its time.
-func eventTime(line []byte) (int64, error) {
-	if len(line) < len(tsMember) || string(line[:len(tsMember)]) != tsMember {
-		return 0, fmt.Errorf("want a JSON object that starts with %s", tsMember)
-	}
-	digits := line[len(tsMember):]
-	n := 0
-	for n < len(digits) && digits[n] >= '0' && digits[n] <= '9' {
-		n++
-	}
-	rest := digits[n:]
-	t, err := strconv.ParseInt(string(digits[:n]), 10, 64)
-	if err != nil || (n > 1 && digits[0] == '0') || len(rest) < 2 || rest[0] != '"' || (rest[1] != ',' && rest[1] != '}') {
-		return 0, fmt.Errorf("want nanoseconds in decimal after %s", tsMember)
-	}
-	for _, c := range line {
-		if c == '\n' {
-			return 0, fmt.Errorf("want one line")
-		}
-	}
-	if !json.Valid(line) {
-		return 0, fmt.Errorf("want valid JSON")
-	}
-	return t, nil
-}
-
-func appendLost(dst []byte, time int64, lost uint64) []byte {
-	dst = strconv.AppendInt(append(dst, tsMember...), time, 10)
-	dst = strconv.AppendUint(append(dst, lostMember...), lost, 10)
-	return append(dst, "\"}\n"...)
-}
-
-// isLost tells whether an event's second member is "lost", with a string.
-func isLost(line []byte) bool {
-	rest := line[len(tsMember):]
-	for len(rest) > 0 && rest[0] != '"' {
-		rest = rest[1:]
-	}
-	return len(rest) >= len(lostMember) && string(rest[:len(lostMember)]) == lostMember
 }
 
 // admit tells whether n more bytes at time fit into the chunk, whatever they
