@@ -29,7 +29,7 @@ func (p Pinned) Ledger(stream string) Ledger {
 
 // Pin keeps the sealed chunks that overlap the half-open window for a session,
 // until it is unpinned or expires, over restarts too, as long as the disk has
-// room for the ledger. A session that has a pin
+// room for the ledger; for a week at most. A session that has a pin
 // keeps the window of the first time, and the expiry is set anew.
 func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, error) {
 	r.mu.Lock()
@@ -43,7 +43,7 @@ func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, e
 		p.Window = manifest.Interval{From: manifest.Nanos(from), To: manifest.Nanos(to)}
 		p.Evicted = maps.Clone(r.state.Evicted)
 	}
-	p.Expires = expires.UTC().Round(0)
+	p.Expires = within(r.opt.Now(), expires).UTC().Round(0)
 	if r.state.Pins == nil {
 		r.state.Pins = map[string]pin{}
 	}
@@ -58,6 +58,20 @@ func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, e
 		return Pinned{}, fmt.Errorf("pin chunks for %s: %w", session, err)
 	}
 	return Pinned{chunks, r, p.Window, p.Evicted}, nil
+}
+
+// maxPin is how long a pin can hold chunks, whatever is asked for.
+const maxPin = 7 * 24 * time.Hour
+
+// within is t, or the end of what a pin made now may last.
+func within(now, t time.Time) time.Time {
+	if last := now.Add(maxPin); t.After(last) {
+		return last
+	}
+	if t.Before(now) {
+		return now
+	}
+	return t
 }
 
 // Unpin lets a session's chunks go. A session without a pin is no error.

@@ -333,6 +333,15 @@ func TestPins(t *testing.T) {
 	if pins := r.Pins(); len(pins) > 0 {
 		t.Errorf("pins %v have not expired", pins)
 	}
+	for _, far := range []time.Time{time.Unix(1<<40, 0), time.Unix(-1<<40, 0)} {
+		if _, err := r.Pin("far", 0, 1, far); err != nil {
+			t.Error(err)
+		}
+	}
+	now = now.Add(maxPin)
+	if pins := r.Pins(); len(pins) > 0 {
+		t.Errorf("pins %v hold for longer than a week", pins)
+	}
 	mustPut(t, r, start+int64(2*time.Minute), 40_000)
 	if left := r.Overlapping(start, end); len(left) == 3 {
 		t.Error("nothing of what was pinned has gone")
