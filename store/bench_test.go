@@ -21,7 +21,9 @@ func BenchmarkFolderPut(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StopTimer()
-		f.Delete(b.Context(), key)
+		if err := f.Delete(b.Context(), key); err != nil {
+			b.Fatal(err)
+		}
 		b.StartTimer()
 	}
 }
@@ -36,7 +38,9 @@ func BenchmarkWriteSync(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		file.Write(data)
+		if _, err := file.Write(data); err != nil {
+			b.Fatal(err)
+		}
 		if err := file.Sync(); err != nil {
 			b.Fatal(err)
 		}

@@ -76,8 +76,7 @@ func NewFolder(dir string, opt FolderOptions) (*Folder, error) {
 	if opt.GrantKey != nil {
 		f.grants, err = NewGranter(opt.GrantKey, f.now, f.write)
 		if err != nil {
-			f.root.Close()
-			return nil, err
+			return nil, errors.Join(err, f.root.Close())
 		}
 	}
 	return f, nil

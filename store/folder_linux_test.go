@@ -95,7 +95,7 @@ func TestFolderMountInside(t *testing.T) {
 	if err := unix.Mount("none", sub, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Unmount(sub, unix.MNT_DETACH) })
+	t.Cleanup(func() { _ = unix.Unmount(sub, unix.MNT_DETACH) })
 	err := store.Probe(t.Context(), openFolder(t, dir, store.FolderOptions{}))
 	if err == nil || !strings.Contains(err.Error(), "another file system is mounted inside") {
 		t.Errorf("Probe: %v", err)

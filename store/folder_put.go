@@ -55,7 +55,7 @@ func (f *Folder) putNew(ctx context.Context, key string, r io.Reader, size int64
 	if err != nil {
 		return err
 	}
-	defer f.root.Remove(temp) // fails where publish renamed it
+	defer func() { _ = f.root.Remove(temp) }() // fails where publish renamed it
 	err = copyBody(ctx, file, r, size, sum)
 	if err == nil {
 		err = file.Sync()
@@ -127,7 +127,7 @@ func (f *Folder) sweepTemp() {
 	for _, e := range entries {
 		info, err := e.Info()
 		if err == nil && info.Mode().IsRegular() && f.now().Sub(info.ModTime()) > tempAge {
-			f.root.Remove(path.Join(tempDir, e.Name()))
+			_ = f.root.Remove(path.Join(tempDir, e.Name()))
 		}
 	}
 }

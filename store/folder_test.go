@@ -30,7 +30,7 @@ func openFolder(t testing.TB, dir string, opt store.FolderOptions) *store.Folder
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
 
@@ -239,17 +239,22 @@ func TestFolderGrants(t *testing.T) {
 		t.Errorf("prolonged: status %d", status)
 	}
 	now = now.Add(-time.Second)
-	get, err := http.Get(srv.URL + g.URL)
-	if err != nil || get.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("GET: %v, %v", get, err)
-	}
-	chunked, err := http.NewRequest(http.MethodPut, srv.URL+g.URL, io.MultiReader(strings.NewReader("body")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(chunked)
-	if err != nil || resp.StatusCode != http.StatusLengthRequired {
-		t.Errorf("without a length: %v, %v", resp, err)
+	for method, want := range map[string]int{
+		http.MethodGet: http.StatusMethodNotAllowed,
+		http.MethodPut: http.StatusLengthRequired,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), method, srv.URL+g.URL, io.MultiReader(strings.NewReader("body")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s without a length: status %d, want %d", method, resp.StatusCode, want)
+		}
 	}
 	if status, answer := storetest.Upload(t, srv.URL, g, []byte("body")); status != http.StatusCreated {
 		t.Errorf("in time: status %d %s", status, answer)

@@ -74,31 +74,37 @@ func (h *HTTP) request(ctx context.Context, method, key, rng string) (*http.Resp
 	}
 	var resp *http.Response
 	err := h.retry.do(ctx, func(int) (again bool, err error) {
-		req, err := http.NewRequestWithContext(ctx, method, h.base+key, nil)
-		if err != nil {
-			return false, err
-		}
-		req.Header.Set("Accept-Encoding", "identity")
-		if rng != "" {
-			req.Header.Set("Range", rng)
-		}
-		resp, err = h.client.Do(req)
-		if err != nil {
-			return true, err
-		}
-		switch resp.StatusCode {
-		case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
-			return false, nil
-		}
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
-		line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
-		return retryStatus(resp.StatusCode), &statusError{resp.StatusCode, line}
+		resp, again, err = h.once(ctx, method, key, rng) //nolint:bodyclose // the caller closes it
+		return again, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", strings.ToLower(method), h.String()+key, err)
 	}
 	return resp, nil
+}
+
+// once is request without retries. It tells whether another may succeed.
+func (h *HTTP) once(ctx context.Context, method, key, rng string) (resp *http.Response, again bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, h.base+key, nil)
+	if err != nil {
+		return nil, false, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if rng != "" {
+		req.Header.Set("Range", rng)
+	}
+	resp, err = h.client.Do(req)
+	if err != nil {
+		return nil, true, err
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
+		return resp, false, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
+	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	return nil, retryStatus(resp.StatusCode), &statusError{resp.StatusCode, line}
 }
 
 // Get asks for a range, and makes do with the whole.

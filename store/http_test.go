@@ -78,7 +78,7 @@ func TestHTTPAnswers(t *testing.T) {
 			http.Error(w, "reason\nmore", int(status.Load()))
 			return
 		}
-		io.WriteString(w, "body")
+		_, _ = io.WriteString(w, "body")
 	}))
 	defer srv.Close()
 	s := store.NewHTTP(srv.URL+"/base/", nil)

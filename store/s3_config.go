@@ -211,7 +211,8 @@ func (o *S3Options) transport() (*http.Transport, error) {
 	if o.CABundle != "" {
 		pem, err := os.ReadFile(o.CABundle)
 		if err != nil {
-			return nil, fmt.Errorf("read AWS_CA_BUNDLE: %v", err) // not ErrNotExist: that is said of objects
+			// Not wrapped: ErrNotExist is said of objects.
+			return nil, errors.New("read AWS_CA_BUNDLE: " + err.Error())
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {

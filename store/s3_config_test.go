@@ -130,7 +130,7 @@ func TestLoadS3Options(t *testing.T) {
 func TestOpenS3(t *testing.T) {
 	opt := storetest.MinIO(t)
 	container := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		json.NewEncoder(w).Encode(map[string]any{
+		_ = json.NewEncoder(w).Encode(map[string]any{
 			"AccessKeyId": opt.AccessKey, "SecretAccessKey": opt.SecretKey, "Expiration": time.Now().Add(time.Hour),
 		})
 	}))

@@ -80,7 +80,7 @@ func TestS3WrongSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed.Close()
+	_ = closed.Close()
 	for _, c := range []struct {
 		name   string
 		change func(*store.S3Options)
@@ -191,7 +191,7 @@ func TestS3NoS3(t *testing.T) {
 	for status, want := range map[int]string{200: "no S3 service", 404: "no bucket", 403: "credentials", 401: "credentials", 405: "AWS_ENDPOINT_URL"} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)
-			io.WriteString(w, "<html>welcome")
+			_, _ = io.WriteString(w, "<html>welcome")
 		}))
 		_, err := store.NewS3(t.Context(), store.S3Options{Bucket: "bucket", Endpoint: srv.URL, AccessKey: "a", SecretKey: "s"})
 		wantAdvice(t, fmt.Sprint("status ", status), err, want)
@@ -326,8 +326,11 @@ func TestS3LostAnswer(t *testing.T) {
 		t.Errorf("taken by an earlier attempt of its own: %v", err)
 	}
 	before = func() {
-		other.Delete(context.Background(), "other")
-		if err := other.Put(context.Background(), "other", store.Bytes([]byte("other's"))); err != nil {
+		err := errors.Join(
+			other.Delete(context.Background(), "other"),
+			other.Put(context.Background(), "other", store.Bytes([]byte("other's"))),
+		)
+		if err != nil {
 			t.Error(err)
 		}
 	}
@@ -404,8 +407,8 @@ type cutWriter struct {
 
 func (w *cutWriter) Write(p []byte) (int, error) {
 	if int64(len(p)) > w.left {
-		w.ResponseWriter.Write(p[:w.left])
-		http.NewResponseController(w.ResponseWriter).Flush()
+		_, _ = w.ResponseWriter.Write(p[:w.left])
+		_ = http.NewResponseController(w.ResponseWriter).Flush()
 		panic(http.ErrAbortHandler)
 	}
 	w.left -= int64(len(p))

@@ -265,7 +265,7 @@ func TestOpenTar(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			} else {
-				s.Close()
+				_ = s.Close()
 			}
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,7 +86,7 @@ func Keys(t testing.TB, s store.Store, prefix string) []string {
 // random returns n bytes that do not repeat.
 func random(n int) []byte {
 	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)}).Read(b)
+	_, _ = rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)}).Read(b)
 	return b
 }
 
@@ -149,15 +150,12 @@ func testRace(t *testing.T, s store.Store) {
 		key := fmt.Sprintf("race/%d/object", round)
 		bodies := make([][]byte, 12)
 		results := make([]error, len(bodies))
-		var g errgroup.Group
+		var writers sync.WaitGroup
 		for i := range bodies {
 			bodies[i] = fmt.Appendf(nil, "body %d", i)
-			g.Go(func() error {
-				results[i] = s.Put(t.Context(), key, store.Bytes(bodies[i]))
-				return nil
-			})
+			writers.Go(func() { results[i] = s.Put(t.Context(), key, store.Bytes(bodies[i])) })
 		}
-		g.Wait()
+		writers.Wait()
 		winner := -1
 		for i, err := range results {
 			switch {
@@ -310,7 +308,10 @@ func testListOrder(t *testing.T, s store.Store) {
 			t.Errorf("List(%q): -want +got\n%s", prefix, diff)
 		}
 	}
-	for range s.List(t.Context(), "") {
+	for info, err := range s.List(t.Context(), "") {
+		if err != nil || info.Key != keys[0] {
+			t.Errorf("the first of List is %q, %v", info.Key, err)
+		}
 		break // stops without harm
 	}
 }

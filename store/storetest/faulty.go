@@ -89,7 +89,7 @@ func (f *Faulty) Put(ctx context.Context, key string, body store.Body) error {
 	case Refused:
 		return faultError("put", key)
 	case Lost:
-		f.Store.Put(ctx, key, body)
+		_ = f.Store.Put(ctx, key, body)
 		return faultError("put", key)
 	}
 	return f.Store.Put(ctx, key, body)
@@ -170,7 +170,7 @@ func (f *Faulty) Delete(ctx context.Context, key string) error {
 	case Refused:
 		return faultError("delete", key)
 	case Lost:
-		f.Store.Delete(ctx, key)
+		_ = f.Store.Delete(ctx, key)
 		return faultError("delete", key)
 	}
 	return f.Store.Delete(ctx, key)

@@ -126,7 +126,9 @@ func serveOnce(binary, health string, args func(addr, dir string) []string, env 
 		return "", err
 	}
 	addr := l.Addr().String()
-	l.Close()
+	if err := l.Close(); err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp("", "storetest-")
 	if err != nil {
 		return "", err
@@ -154,8 +156,8 @@ func serveOnce(binary, health string, args func(addr, dir string) []string, env 
 	defer cancel()
 	if err := awaitHealthy(ctx, "http://"+addr+health); err != nil {
 		text, _ := os.ReadFile(log.Name())
-		alive.Close()
-		cmd.Wait()
+		_ = alive.Close()
+		_ = cmd.Wait()
 		return "", fmt.Errorf("%w\n%s", err, text)
 	}
 	keepAlive.Store(addr, alive)
