@@ -129,7 +129,7 @@ func startPeer(t *testing.T, name string, args ...string) *peer {
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s is needed to compare with: %v", name, err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	said := make([]byte, 0, 4096)
 	for !bytes.Contains(said, []byte("istening on")) && !bytes.Contains(said, []byte("File: ")) {
 		buf := make([]byte, 4096)
@@ -139,7 +139,7 @@ func startPeer(t *testing.T, name string, args ...string) *peer {
 		}
 		said = append(said, buf[:n]...)
 	}
-	go io.Copy(io.Discard, stderr)
+	go func() { _, _ = io.Copy(io.Discard, stderr) }()
 	return &peer{cmd}
 }
 
@@ -172,7 +172,7 @@ func (p *peer) records(t *testing.T, file string, n int) []capfile.Packet {
 	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd.Wait()
+	_ = p.cmd.Wait()
 	read()
 	return recs
 }
@@ -185,10 +185,10 @@ func TestLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	const n = 20
 	for range n {
-		conn.Write([]byte("once")) // the error is the answer of a port that is closed
+		_, _ = conn.Write([]byte("once")) // the error is the answer of a port that is closed
 	}
 	count := 0
 	for _, r := range s.cut() {
@@ -221,7 +221,7 @@ func TestBigTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	payload := bytes.Repeat([]byte("0123456789abcdefghijklmnopqrstuvwxyz"), 1<<20)
 	// Here, since another goroutine may be in another namespace.
 	from, err := net.Dial("tcp", l.Addr().String())
@@ -232,10 +232,10 @@ func TestBigTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer from.Close()
+		defer func() { _ = from.Close() }()
 		if _, err := from.Write(payload); err != nil {
 			t.Error(err)
 		}
@@ -421,7 +421,7 @@ func TestConsumerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := conn.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func TestFilterLimits(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	defer r.close()
+	defer func() { _ = r.close() }()
 	p, err := f.Program()
 	if err != nil {
 		t.Fatal(err)

@@ -250,7 +250,7 @@ func (l *links) close() {
 		l.news.close()
 	}
 	if l.requests >= 0 {
-		unix.Close(l.requests)
+		_ = unix.Close(l.requests)
 		l.requests = -1
 	}
 }

@@ -119,7 +119,7 @@ func newSender(t testing.TB, name string) *sender {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
+	t.Cleanup(func() { _ = unix.Close(fd) })
 	return &sender{t, fd, unix.SockaddrLinklayer{Ifindex: index(t, name)}}
 }
 
@@ -133,7 +133,7 @@ func index(t testing.TB, name string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}

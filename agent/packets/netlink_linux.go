@@ -24,13 +24,13 @@ func openNetlink(groups uint32) (int, error) {
 		return -1, fmt.Errorf("open netlink socket: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return -1, fmt.Errorf("bind netlink socket: %w", err)
 	}
 	// Answers come at once; a lost one must not hang the capture.
 	timeout := unix.Timeval{Sec: 2}
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return -1, fmt.Errorf("set netlink timeout: %w", err)
 	}
 	return fd, nil

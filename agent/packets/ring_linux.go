@@ -56,8 +56,7 @@ func newRing(size int) (*ring, error) {
 		return nil, err
 	}
 	if err := r.setup(size); err != nil {
-		r.close()
-		return nil, err
+		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
 }
@@ -222,12 +221,13 @@ func (r *ring) counts() (counts, error) {
 }
 
 func (r *ring) close() error {
-	var err error
-	if r.mem != nil {
-		err = unix.Munmap(r.mem)
-		r.mem = nil
+	r.waiter.close()
+	if r.mem == nil {
+		return nil
 	}
-	return errors.Join(err, r.waiter.close())
+	mem := r.mem
+	r.mem = nil
+	return os.NewSyscallError("munmap", unix.Munmap(mem))
 }
 
 func htons(v uint16) uint16 {

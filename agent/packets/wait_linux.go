@@ -63,4 +63,4 @@ func (w *waiter) wait(until time.Time, ready func() bool) error {
 	return err
 }
 
-func (w *waiter) close() error { return w.file.Close() }
+func (w *waiter) close() { w.file.Close() }

@@ -195,8 +195,7 @@ func once(ctx context.Context, o options, g *generator, tr traffic, p program, r
 	}
 	sent, err := g.send(ctx, tr, o.count, rate)
 	if err != nil {
-		cmd.Process.Kill()
-		return Result{}, errors.Join(err, cmd.Wait())
+		return Result{}, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	settle()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {

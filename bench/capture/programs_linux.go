@@ -94,7 +94,7 @@ func (p program) start(ctx context.Context, o options, dir string) (*exec.Cmd, e
 	}
 	go func() {
 		defer r.Close()
-		io.Copy(io.Discard, r)
+		_, _ = io.Copy(io.Discard, r) // or it would block
 	}()
 	return cmd, nil
 }

@@ -37,7 +37,7 @@ func traffics(o options, pcap string) ([]traffic, error) {
 	random := traffic{name: fmt.Sprintf("random, %d bytes", o.size)}
 	for range poolSize {
 		payload := make([]byte, max(o.size-etherHeader-ipUDPHeader, 0))
-		rnd.Read(payload)
+		_, _ = rnd.Read(payload) // never fails
 		random.frames = append(random.frames, udp(payload, uint16(len(random.frames))))
 	}
 	all := []traffic{random}
@@ -140,7 +140,7 @@ func newGenerator(name string) (*generator, error) {
 	return g, nil
 }
 
-func (g *generator) close() { unix.Close(g.fd) }
+func (g *generator) close() { _ = unix.Close(g.fd) }
 
 type sent struct {
 	packets int
