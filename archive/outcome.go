@@ -67,18 +67,22 @@ func (v verdict) outcome() Outcome {
 // readVerdict reads what b, found at the manifest's key, says. What is no void
 // marker is a manifest, however damaged: in doubt there is a snapshot.
 func readVerdict(b []byte, id string) (v verdict, damaged bool) {
-	if m, err := manifest.DecodeVoid(b); err == nil && m.ID == id {
-		return verdict{void: true, successor: m.Successor, reason: m.Reason}, false
-	}
 	var head struct {
 		Format string `json:"format"`
 		ID     string `json:"id"`
 		Name   string `json:"name"`
 	}
-	if err := json.Unmarshal(b, &head); err != nil || head.Format != manifest.Format || head.ID != id {
+	if err := json.Unmarshal(b, &head); err != nil || head.ID != id {
 		return verdict{}, true
 	}
-	return verdict{name: head.Name}, false
+	switch head.Format {
+	case manifest.Format:
+		return verdict{name: head.Name}, false
+	case manifest.VoidFormat:
+		m, err := manifest.DecodeVoid(b)
+		return verdict{void: err == nil, successor: m.Successor, reason: m.Reason}, err != nil
+	}
+	return verdict{}, true
 }
 
 // verdict tells what session id's manifest key holds, ErrNotExist when nothing.

@@ -41,9 +41,9 @@ type SweepReport struct {
 const sweepPoll = 2 * time.Second
 
 // Sweep deletes the chunks and inventories that no living snapshot holds, then
-// what is left of deleted snapshots and of sessions that have ended. It waits for
-// sessions that are under way and voids those whose deadline has passed, when
-// there is anything to delete.
+// what is left of deleted snapshots and of sessions that have ended. It voids
+// sessions whose deadline has passed, and waits for the others when there is
+// anything to delete.
 //
 // Any number of sweeps and sessions may run at once, on any machines. A sweep
 // that dies leaves nothing to clean up: the next one completes it. It deletes
@@ -176,14 +176,8 @@ func (s *sweep) await(ctx context.Context, t Attempt) error {
 	for t.Outcome.State == Undecided {
 		left := t.Deadline.Sub(s.opt.Now())
 		if left <= 0 {
-			o, err := s.a.Void(ctx, t.ID, "", "a sweep found it past its deadline, "+t.Deadline.UTC().Format(time.RFC3339))
-			if err != nil {
-				return err
-			}
-			if o.State == Voided {
-				s.report.Voided++
-			}
-			return nil
+			_, err := s.void(ctx, t.Intent)
+			return err
 		}
 		s.opt.Progress("waiting for session "+t.ID, 0, 0)
 		if err := s.opt.Wait(ctx, min(left, sweepPoll)); err != nil {
@@ -195,6 +189,16 @@ func (s *sweep) await(ctx context.Context, t Attempt) error {
 		}
 	}
 	return nil
+}
+
+// void ends a session past its deadline.
+func (s *sweep) void(ctx context.Context, in Intent) (Outcome, error) {
+	o, err := s.a.Void(ctx, in.ID, "", "a sweep found it past its deadline, "+in.Deadline.UTC().Format(time.RFC3339))
+	if err == nil && o.State == Voided {
+		s.report.Voided++
+		s.held.voids[in.ID] = true
+	}
+	return o, err
 }
 
 // condemn makes sure that every candidate is in a condemned list. Those that an
@@ -245,15 +249,34 @@ func (s *sweep) delete(ctx context.Context) error {
 	return err
 }
 
-// tidy takes away what is left of snapshots that have a tombstone, the signatures
+// tidy ends sessions past their deadline, whose names nobody else could take. Then
+// it takes away what is left of snapshots that have a tombstone, the signatures
 // beside void markers, and the intents of sessions that have ended. Tombstones
 // and void markers stay: they are what says so.
 func (s *sweep) tidy(ctx context.Context) error {
+	var keys []string
+	attempts, err := s.a.Intents(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range attempts {
+		if t.Outcome.State == Undecided && !s.opt.Now().Before(t.Deadline) {
+			if t.Outcome, err = s.void(ctx, t.Intent); err != nil {
+				return err
+			}
+		}
+		over, err := s.a.over(ctx, t.Outcome)
+		if err != nil {
+			return err
+		}
+		if over {
+			keys = append(keys, manifest.IntentPath(t.ID))
+		}
+	}
 	dead, err := s.a.tombstones(ctx)
 	if err != nil {
 		return err
 	}
-	var keys []string
 	for info, err := range s.a.st.List(ctx, manifest.SnapshotsDir) {
 		if err != nil {
 			return fmt.Errorf("list snapshots: %w", err)
@@ -264,19 +287,6 @@ func (s *sweep) tidy(ctx context.Context) error {
 		}
 		if dead[id] || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
 			keys = append(keys, info.Key)
-		}
-	}
-	attempts, err := s.a.Intents(ctx)
-	if err != nil {
-		return err
-	}
-	for _, t := range attempts {
-		over, err := s.a.over(ctx, t.Outcome)
-		if err != nil {
-			return err
-		}
-		if over {
-			keys = append(keys, manifest.IntentPath(t.ID))
 		}
 	}
 	return s.a.each(ctx, len(keys), func(ctx context.Context, i int) error {

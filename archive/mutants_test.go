@@ -1,0 +1,148 @@
+package archive
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A mutant is this package with one mistake in the protocol.
+type mutant struct {
+	name string
+	file string
+	swap []string // pairs: text that is there once, and what takes its place
+}
+
+var mutants = []mutant{
+	{"session reads condemned lists before it puts its intent", "session.go", []string{
+		"	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
+		"	condemned, _ := a.readCondemned(ctx)\n	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
+		"	return &Session{Intent: in, a: a}, nil\n",
+		"	return &Session{Intent: in, a: a, condemned: condemned}, nil\n",
+		"	s.condemned, err = s.a.readCondemned(ctx)\n	return err\n",
+		"	return nil\n",
+	}},
+	{"session forgets condemned lists and uses keys again", "session.go", []string{
+		"	s.condemned, err = s.a.readCondemned(ctx)\n",
+		"	_, err = s.a.readCondemned(ctx)\n",
+	}},
+	{"session ignores a void marker", "session.go", []string{
+		"	if bytes.Equal(there, s.manifest) {\n",
+		"	if there != nil {\n",
+	}},
+	{"session drops its intent before its manifest is there", "session.go", []string{
+		"	key := manifest.ManifestPath(id)\n	there, err := s.a.putOnce(ctx, key, s.manifest",
+		"	key := manifest.ManifestPath(id)\n	s.a.dropIntent(ctx, id)\n	there, err := s.a.putOnce(ctx, key, s.manifest",
+	}},
+	{"session puts its manifest before the signature", "session.go", []string{
+		"	// First what makes the manifest complete.",
+		"	if _, err := s.a.putOnce(ctx, manifest.ManifestPath(id), s.manifest, manifest.MaxManifest); err != nil {\n		return err\n	}\n	//",
+	}},
+	{"name is checked before the intent is there", "session.go", []string{
+		"	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
+		"	if err := a.checkName(ctx, in.Name, in.ID); err != nil {\n		return nil, err\n	}\n	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
+		"	if err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID); err != nil {\n		return err\n	}\n",
+		"",
+	}},
+	{"names of snapshots are read before those of sessions", "names.go", []string{
+		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n",
+		"	if err != nil {\n",
+		"	attempts, _, err := a.attempts(ctx)\n",
+		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n		return err\n	}\n	attempts, _, err := a.attempts(ctx)\n",
+	}},
+	{"sweep does not look at intents", "sweep.go", []string{
+		"	for _, t := range attempts {\n		if err := s.await(",
+		"	for _, t := range attempts[:0] {\n		if err := s.await(",
+	}},
+	{"sweep does not read manifests again", "sweep.go", []string{
+		"	if err := s.held.refresh(ctx); err != nil {\n		return err\n	}\n	s.candidates = ",
+		"	s.candidates = ",
+	}},
+	{"sweep deletes before it condemns", "sweep.go", []string{
+		"	if err := s.condemn(ctx); err != nil {\n",
+		"	if err := s.delete(ctx); err != nil {\n		return err\n	}\n	if err := s.condemn(ctx); err != nil {\n",
+	}},
+	{"sweep condemns after it has looked at intents", "sweep.go", []string{
+		"	if err := s.condemn(ctx); err != nil {\n		return err\n	}\n",
+		"",
+		"	if err := s.delete(ctx); err != nil {\n",
+		"	if err := s.condemn(ctx); err != nil {\n		return err\n	}\n	if err := s.delete(ctx); err != nil {\n",
+	}},
+	{"sweep does not condemn", "sweep.go", []string{
+		"	if err := s.condemn(ctx); err != nil {\n		return err\n	}\n",
+		"",
+	}},
+	{"sweep takes void markers away", "sweep.go", []string{
+		"s.held.voids[id] && info.Key != manifest.ManifestPath(id)",
+		"s.held.voids[id]",
+	}},
+	{"sweep goes on when it cannot read a manifest", "held.go", []string{
+		"		if !dead {\n",
+		"		if !dead && false {\n",
+	}},
+}
+
+// TestMutants holds the interleaving tests against mistakes that they have to
+// find, made in the source and built by the go tool.
+func TestMutants(t *testing.T) {
+	if os.Getenv("PCAPSULE_MUTANT") != "" {
+		t.Skip("this is a mutant")
+	}
+	some := mutants
+	if testing.Short() {
+		some = mutants[:3]
+	}
+	for _, m := range some {
+		t.Run(m.name, func(t *testing.T) {
+			out, err := m.test(t)
+			if err == nil {
+				t.Fatalf("the interleaving tests do not find this mistake")
+			}
+			_, found, ok := strings.Cut(out, "INVARIANT VIOLATED")
+			if !ok {
+				t.Fatalf("the tests failed, but not since data was lost:\n%s", out)
+			}
+			line, _, _ := strings.Cut(found, "\n")
+			t.Logf("found%s", line)
+		})
+	}
+}
+
+// test runs the interleaving tests on the mutant.
+func (m mutant) test(t *testing.T) (string, error) {
+	path, err := filepath.Abs(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := string(b)
+	for i := 0; i < len(m.swap); i += 2 {
+		if n := strings.Count(string(b), m.swap[i]); n != 1 {
+			t.Fatalf("this text is in %s %d times, want once; bring the mutant up to date:\n%s", m.file, n, m.swap[i])
+		}
+		source = strings.Replace(source, m.swap[i], m.swap[i+1], 1)
+	}
+	dir := t.TempDir()
+	mutated := filepath.Join(dir, m.file)
+	if err := os.WriteFile(mutated, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: mutated}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", filepath.Join(dir, "overlay.json"),
+		"-run", "^(TestRandomWorlds|TestEveryInterleaving)$", "-failfast", "-count=1", "-vet=off", ".", "-sim.runs=1500")
+	cmd.Env = append(os.Environ(), "PCAPSULE_MUTANT=1")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
