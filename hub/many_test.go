@@ -1,0 +1,77 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+	"pcapsule/store/storetest"
+)
+
+// TestManyAgents lets a thousand agents poll, on a played clock.
+func TestManyAgents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := New(Config{Store: storetest.NewMemory(t, nil), Signer: testKey()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { h.Run(ctx) })
+		handler := h.Handler()
+		do := func(path string, in, out any) int {
+			b, _ := json.Marshal(in)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, "http://localhost"+api.Prefix+path, bytes.NewReader(b)))
+			json.Unmarshal(w.Body.Bytes(), out)
+			return w.Code
+		}
+		const agents = 1000
+		var polls, told atomic.Int64
+		for i := range agents {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					var answer api.PollAnswer
+					do(fmt.Sprintf("/agents/n%04d/poll", i), api.PollRequest{Wait: manifest.Nanos(10 * time.Second)}, &answer)
+					polls.Add(1)
+					if len(answer.Tasks) > 0 {
+						told.Add(1)
+						<-ctx.Done() // at work
+					}
+				}
+			})
+		}
+		time.Sleep(time.Minute + time.Second)
+		synctest.Wait()
+		if n := polls.Load(); n != 6*agents {
+			t.Errorf("%d polls of %d agents in a minute, each waiting for 10 s", n, agents)
+		}
+		began := time.Now()
+		var snap api.Snapshot
+		if code := do("/snapshots", api.CreateRequest{Name: "x", Last: "5m"}, &snap); code != http.StatusAccepted || len(snap.Nodes) != agents {
+			t.Errorf("create: %d, %d nodes", code, len(snap.Nodes))
+		}
+		synctest.Wait()
+		if n := told.Load(); n != agents || time.Since(began) > 0 {
+			t.Errorf("%d of %d agents were told within %s", n, agents, time.Since(began))
+		}
+		// None of them does anything about it.
+		time.Sleep(h.cfg.FirstAnswer + 2*tickPeriod)
+		synctest.Wait()
+		if v := h.session(snap.ID).view(); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
+			t.Errorf("%+v", v)
+		}
+		cancel()
+		all.Wait()
+	})
+}
