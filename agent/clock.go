@@ -76,12 +76,3 @@ func (c *clock) at(now int64) manifest.Clock {
 	}
 	return best
 }
-
-// window is a window of the hub's time by this node's clock. A difference that
-// is within its own error is none.
-func shift(w manifest.Interval, c manifest.Clock) manifest.Interval {
-	if max(c.Offset, -c.Offset) <= c.Error {
-		return w
-	}
-	return manifest.Interval{From: w.From + c.Offset, To: w.To + c.Offset}
-}

@@ -73,7 +73,7 @@ func TestShift(t *testing.T) {
 		{manifest.Clock{Offset: 6, Error: 5}, manifest.Interval{From: 106, To: 206}},
 		{manifest.Clock{Offset: -6, Error: 5}, manifest.Interval{From: 94, To: 194}},
 	} {
-		if got := shift(w, c.clock); got != c.want {
+		if got := c.clock.Window(w); got != c.want {
 			t.Errorf("with %+v: %v, want %v", c.clock, got, c.want)
 		}
 	}

@@ -42,7 +42,7 @@ func (a *agent) prepare(ctx context.Context, task api.Task) (*api.CompleteReques
 	report := a.reporter(ctx, task.Session)
 	defer report.stop()
 	clock := a.clock.at(a.now().UnixNano())
-	window := shift(task.Window, clock)
+	window := clock.Window(task.Window)
 	if ahead := window.To.Time().Sub(a.now()); ahead > 0 {
 		sleep(ctx, min(ahead, maxAhead))
 	}

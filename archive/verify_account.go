@@ -44,30 +44,19 @@ func unaccounted(window manifest.Interval, n *manifest.Node) manifest.Nanos {
 		}
 	}
 	slices.SortFunc(spans, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
-	at := addNanos(addNanos(window.From, n.Clock.Offset), n.Clock.Error)
-	end := addNanos(addNanos(window.To, n.Clock.Offset), -n.Clock.Error)
+	window = n.Clock.Window(window)
+	at, end := window.From.Add(n.Clock.Error), window.To.Add(-n.Clock.Error)
 	var left manifest.Nanos
 	for _, span := range spans {
 		if from := min(span.From, end); from > at {
-			left = addNanos(left, between(at, from))
+			left = left.Add(between(at, from))
 		}
 		at = max(at, span.To)
 	}
 	if end > at {
-		left = addNanos(left, between(at, end))
+		left = left.Add(between(at, end))
 	}
 	return left
-}
-
-// addNanos adds and stops at the ends instead of wrapping.
-func addNanos(a, b manifest.Nanos) manifest.Nanos {
-	switch {
-	case b > 0 && a > math.MaxInt64-b:
-		return math.MaxInt64
-	case b < 0 && a < math.MinInt64-b:
-		return math.MinInt64
-	}
-	return a + b
 }
 
 // between is the time from a to b, which is not before a.

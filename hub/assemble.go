@@ -27,7 +27,7 @@ func sortedInterfaces(list []chunker.Interface) []chunker.Interface {
 // partial; it may not call complete what its own gaps contradict, nor leave
 // time unaccounted for.
 func judge(n *manifest.Node, req request) {
-	window := api.NodeWindow(req.Window, n.Clock)
+	window := n.Clock.Window(req.Window)
 	if req.Import {
 		window = everything
 	} else {
@@ -146,7 +146,7 @@ func records(n *manifest.Node) (sum uint64) {
 // unreachable is the part of a node that did not answer.
 func unreachable(name string, known api.Node, window manifest.Interval) manifest.Node {
 	n := manifest.Node{Name: name, Status: manifest.Unreachable, Clock: known.Clock, Versions: known.Versions}
-	w := api.NodeWindow(window, n.Clock)
+	w := n.Clock.Window(window)
 	gap := manifest.Gap{Stream: chunker.Packets, Reason: manifest.GapUnreachable, From: w.From, To: w.To}
 	if !known.LastSeen.IsZero() {
 		gap.Detail = "last heard of at " + known.LastSeen.UTC().Format(time.DateTime) + " UTC"

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 )
@@ -29,3 +30,23 @@ func (n Nanos) Time() time.Time { return time.Unix(0, int64(n)).UTC() }
 
 // NanosOf is the reverse of Time.
 func NanosOf(t time.Time) Nanos { return Nanos(t.UnixNano()) }
+
+// Add is n + d. It stops at the ends of what Nanos can hold instead of wrapping.
+func (n Nanos) Add(d Nanos) Nanos {
+	switch {
+	case d > 0 && n > math.MaxInt64-d:
+		return math.MaxInt64
+	case d < 0 && n < math.MinInt64-d:
+		return math.MinInt64
+	}
+	return n + d
+}
+
+// Window is an interval of the creator's time by the node's clock. An offset that
+// is within its own error says nothing, and is left alone.
+func (c Clock) Window(w Interval) Interval {
+	if c.Offset <= c.Error && c.Offset.Add(c.Error) >= 0 {
+		return w
+	}
+	return Interval{From: w.From.Add(c.Offset), To: w.To.Add(c.Offset)}
+}

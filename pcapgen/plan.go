@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"pcapsule/chunker"
@@ -125,10 +124,8 @@ func (p *plan) chooseInterfaces(chosen []*manifest.Node, names []string) error {
 	p.nodes = make([]node, len(chosen))
 	for at, mn := range chosen {
 		n := &p.nodes[at]
-		*n = node{name: mn.Name, from: p.from, to: p.to, numbers: make(map[chunker.Interface]int32)}
-		if off, e := mn.Clock.Offset, mn.Clock.Error; off > e || off < -e {
-			n.from, n.to = add(p.from, int64(off)), add(p.to, int64(off))
-		}
+		w := mn.Clock.Window(manifest.Interval{From: manifest.Nanos(p.from), To: manifest.Nanos(p.to)})
+		*n = node{name: mn.Name, from: int64(w.From), to: int64(w.To), numbers: make(map[chunker.Interface]int32)}
 		drops := &n.drops
 		ifs := slices.SortedFunc(slices.Values(mn.Interfaces), compareInterfaces)
 		for _, i := range slices.Compact(ifs) {
@@ -207,18 +204,6 @@ func (p *plan) addChunks(ctx context.Context, src Source, mn *manifest.Node, at 
 		}
 	}
 	return nil
-}
-
-// add is a + b, or as far as there is time: a manifest may hold anything.
-func add(a, b int64) int64 {
-	switch sum := a + b; {
-	case b > 0 && sum < a:
-		return math.MaxInt64
-	case b < 0 && sum > a:
-		return math.MinInt64
-	default:
-		return sum
-	}
 }
 
 func clock(ns int64) string {

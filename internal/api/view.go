@@ -28,17 +28,12 @@ func Of(m *manifest.Manifest) Snapshot {
 	for i := range m.Nodes {
 		n := &m.Nodes[i]
 		s.Nodes = append(s.Nodes, n.Name)
-		_, warnings := Explain(n.Gaps, NodeWindow(m.Window, n.Clock))
+		_, warnings := Explain(n.Gaps, n.Clock.Window(m.Window))
 		for _, w := range warnings {
 			s.Warnings = append(s.Warnings, "node "+n.Name+": "+w)
 		}
 	}
 	return s
-}
-
-// NodeWindow is a window of the hub's time by a node's own clock.
-func NodeWindow(w manifest.Interval, c manifest.Clock) manifest.Interval {
-	return manifest.Interval{From: w.From + c.Offset, To: w.To + c.Offset}
 }
 
 // Explain says for people what the gaps of one node mean for a window of its
