@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pcapsule/archive"
@@ -415,4 +416,43 @@ func TestServe(t *testing.T) {
 	if !errors.Is(err, api.ErrUnreachable) || !strings.Contains(err.Error(), "is `pcapsule up` running?") {
 		t.Errorf("a hub that is gone: %v", err)
 	}
+}
+
+func TestSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := New(Config{Store: storetest.NewMemory(t, nil), Signer: testKey()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		window := manifest.Interval{From: 1, To: manifest.NanosOf(time.Now())}
+		hearAfter := func(name string, d time.Duration) {
+			time.AfterFunc(d, func() {
+				if _, err := h.heard(name, &api.PollRequest{}, time.Now()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		choose := func(want string, after time.Duration, named ...string) {
+			t.Helper()
+			began := time.Now()
+			got, err := h.chooseNodes(t.Context(), named, window)
+			if strings.Join(got, " ") != want || err != nil || time.Since(began) != after {
+				t.Errorf("%v, %v after %s, want %s after %s", got, err, time.Since(began), want, after)
+			}
+		}
+		// One that nobody expects: the first to come.
+		hearAfter("a", time.Second)
+		choose("a", time.Second)
+		choose("a", 0)
+		// One that is expected, or named, is waited for.
+		h.expected = []string{"a", "b"}
+		hearAfter("b", 5*time.Second)
+		choose("a b", 5*time.Second)
+		hearAfter("c", 3*time.Second)
+		choose("c", 3*time.Second, "c")
+		// One that never comes back does not hold up anybody for long.
+		h.expected = []string{"a", "gone"}
+		choose("a b c", h.cfg.Settle-9*time.Second)
+		choose("a b c", 0)
+	})
 }

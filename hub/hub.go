@@ -49,7 +49,7 @@ type Config struct {
 	FirstAnswer    time.Duration // how long a node has to answer at all; 30 s when 0
 	SessionTimeout time.Duration // how long a node may make no progress; 2 min when 0
 	SessionLimit   time.Duration // how long a session may take in all; 6 h when 0
-	Settle         time.Duration // how long after its start the hub waits for agents before it makes do with those it has heard of; 5 s when 0
+	Settle         time.Duration // how long after its start the hub waits for agents that it expects; 25 s when 0, which is more than agents pause
 }
 
 // keepEnded is how long a session that has ended can be asked about in memory.
@@ -70,6 +70,8 @@ type Hub struct {
 
 	mu       sync.Mutex
 	nodes    map[string]*node
+	expected []string            // nodes of the newest snapshot, which will report again
+	arrived  chan struct{}       // closed, and made anew, when a node reports for the first time
 	sessions map[string]*session // by id; ended ones stay for keepEnded
 	ctx      context.Context     // of work that outlives its request; set by Run
 	stopped  bool
@@ -97,7 +99,7 @@ func New(cfg Config) (*Hub, error) {
 		{&cfg.FirstAnswer, 30 * time.Second},
 		{&cfg.SessionTimeout, 2 * time.Minute},
 		{&cfg.SessionLimit, 6 * time.Hour},
-		{&cfg.Settle, 5 * time.Second},
+		{&cfg.Settle, 25 * time.Second},
 	} {
 		if *d.d == 0 {
 			*d.d = d.fallback
@@ -113,6 +115,7 @@ func New(cfg Config) (*Hub, error) {
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 		nodes:    map[string]*node{},
+		arrived:  make(chan struct{}),
 		sessions: map[string]*session{},
 	}
 	h.owner = h.ownerKey() + "/" + hex.EncodeToString(nonce[:])
@@ -154,6 +157,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	h.expect(ctx)
 	close(h.ready)
 	tick := time.NewTicker(tickPeriod)
 	defer tick.Stop()
@@ -226,19 +230,6 @@ func (h *Hub) awaitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// settled waits until agents have had the time to find a hub that has just
-// started.
-func (h *Hub) settled(ctx context.Context) error {
-	left := h.cfg.Settle - h.now().Sub(h.began)
-	if left <= 0 {
-		return nil
-	}
-	if !pauseFor(ctx, left) {
-		return ctx.Err()
-	}
-	return nil
 }
 
 // Serve runs the hub and serves its API on l, until ctx ends. Streams to clients

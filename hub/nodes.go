@@ -110,6 +110,8 @@ func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, err
 		n = &node{wake: make(chan struct{}), told: map[string]time.Time{}}
 		n.Name = name
 		h.nodes[name] = n
+		close(h.arrived)
+		h.arrived = make(chan struct{})
 		h.log.Info("node reports for the first time", "node", name)
 	}
 	n.LastSeen = at.UTC()
@@ -244,8 +246,7 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 	}
 	chosen, missing := choose()
 	if len(named) == 0 || len(missing) > 0 {
-		// Agents find a hub that has just started within moments.
-		if err := h.settled(ctx); err != nil {
+		if err := h.settle(ctx, named); err != nil {
 			return nil, err
 		}
 		chosen, missing = choose()
@@ -263,6 +264,64 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "no agent has reported to this hub, so there is nothing to take a snapshot of: start one with `pcapsule agent`, or use `pcapsule up`")
 	}
 	return chosen, nil
+}
+
+// expect looks up which nodes a hub that has just started has yet to hear of:
+// those of the newest snapshot that agents recorded.
+func (h *Hub) expect(ctx context.Context) {
+	all, err := h.archive.List(ctx)
+	if err != nil {
+		h.log.Warn("cannot see which nodes there were", "error", err)
+		return
+	}
+	for _, s := range slices.Backward(all) {
+		var names []string
+		if s.Err == nil {
+			for _, n := range s.Manifest.Nodes {
+				if n.Versions.Kernel != "" { // those of an import have none
+					names = append(names, n.Name)
+				}
+			}
+		}
+		if len(names) > 0 {
+			h.mu.Lock()
+			h.expected = names
+			h.mu.Unlock()
+			return
+		}
+	}
+}
+
+// settle lets agents find a hub that has just started: those that are named, or
+// expected, or at least one.
+func (h *Hub) settle(ctx context.Context, named []string) error {
+	left := h.cfg.Settle - h.now().Sub(h.began)
+	limit := time.NewTimer(left)
+	defer limit.Stop()
+	for {
+		h.mu.Lock()
+		want, arrived := h.expected, h.arrived
+		if len(named) > 0 {
+			want = named
+		}
+		here := len(h.nodes) > 0
+		for _, name := range want {
+			here = here && h.nodes[name] != nil
+		}
+		h.mu.Unlock()
+		if here || left <= 0 {
+			return nil
+		}
+		select {
+		case <-arrived:
+		case <-limit.C:
+			return nil
+		case <-h.stopping:
+			return unavailable("the hub is stopping: try again")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // shortList joins names, the first twenty.
