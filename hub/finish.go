@@ -45,7 +45,7 @@ func (h *Hub) clear(ctx context.Context, id string) {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		o, err := h.archive.Outcome(ctx, id)
 		if err == nil && o.State == archive.Undecided {
-			o, err = h.archive.Void(ctx, id, "", "it could not be begun")
+			_, err = h.archive.Void(ctx, id, "", "it could not be begun")
 		}
 		if err == nil || !pauseFor(ctx, pause) {
 			return
@@ -98,9 +98,7 @@ func (h *Hub) openSessions() (n int) {
 
 // expireSessions gives up on nodes that are late, ends the sessions which that
 // settles, and forgets those that ended long ago.
-func (h *Hub) expireSessions() { h.expireSessionsAt(h.now()) }
-
-func (h *Hub) expireSessionsAt(now time.Time) {
+func (h *Hub) expireSessions(now time.Time) {
 	h.mu.Lock()
 	var open []*session
 	for id, s := range h.sessions {

@@ -176,7 +176,7 @@ const tickPeriod = time.Second
 
 // tick does what is due.
 func (h *Hub) tick() {
-	h.expireSessions()
+	h.expireSessions(h.now())
 	h.forgetNodes()
 }
 
