@@ -1,9 +1,6 @@
 package archive
 
 import (
-	"cmp"
-	"math"
-	"slices"
 	"time"
 
 	"pcapsule/chunker"
@@ -33,36 +30,13 @@ func (v *verifier) account(s *Snapshot, n *manifest.Node) {
 	}
 }
 
-// unaccounted is how much of the window, by the node's clock, is in none of its
-// intervals and in none of its packet gaps, beyond what its clock's error can
-// explain at both ends.
-func unaccounted(window manifest.Interval, n *manifest.Node) manifest.Nanos {
-	spans := slices.Clone(n.Coverage)
-	for _, g := range n.Gaps {
-		if g.Stream == chunker.Packets {
-			spans = append(spans, manifest.Interval{From: g.From, To: g.To})
-		}
-	}
-	slices.SortFunc(spans, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
+// unaccounted is how much of the window, by the node's clock, the node does not
+// account for, beyond what its clock's error can explain at both ends.
+func unaccounted(window manifest.Interval, n *manifest.Node) (left manifest.Nanos) {
 	window = n.Clock.Window(window)
-	at, end := window.From.Add(n.Clock.Error), window.To.Add(-n.Clock.Error)
-	var left manifest.Nanos
-	for _, span := range spans {
-		if from := min(span.From, end); from > at {
-			left = left.Add(between(at, from))
-		}
-		at = max(at, span.To)
-	}
-	if end > at {
-		left = left.Add(between(at, end))
+	window.From, window.To = window.From.Add(n.Clock.Error), window.To.Add(-n.Clock.Error)
+	for _, rest := range n.Unexplained(window) {
+		left = left.Add(rest.To.Add(-rest.From))
 	}
 	return left
-}
-
-// between is the time from a to b, which is not before a.
-func between(a, b manifest.Nanos) manifest.Nanos {
-	if d := b - a; d >= 0 {
-		return d
-	}
-	return math.MaxInt64
 }

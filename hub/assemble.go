@@ -33,8 +33,11 @@ func judge(n *manifest.Node, req request) {
 	} else {
 		n.Coverage = clip(n.Coverage, window)
 		n.Gaps = slices.Clone(n.Gaps)
-		slop := coverageSlop + time.Duration(n.Clock.Error)
-		for _, m := range unaccounted(window, n.Coverage, n.Gaps, slop) {
+		slop := manifest.Nanos(coverageSlop) + n.Clock.Error
+		for _, m := range n.Unexplained(window) {
+			if m.To-m.From <= slop {
+				continue
+			}
 			n.Gaps = append(n.Gaps, manifest.Gap{
 				Stream: chunker.Packets, Reason: manifest.GapNotRunning, From: m.From, To: m.To,
 				Detail: "the agent does not say why",
@@ -66,27 +69,6 @@ func clip(coverage []manifest.Interval, window manifest.Interval) []manifest.Int
 		}
 	}
 	return in
-}
-
-// unaccounted lists the times of a window for which neither coverage nor a gap
-// in the packets stands, when they are longer than slop.
-func unaccounted(window manifest.Interval, coverage []manifest.Interval, gaps []manifest.Gap, slop time.Duration) (missing []manifest.Interval) {
-	known := slices.Clone(coverage)
-	for _, g := range gaps {
-		// The kernel drops some packets while others are recorded.
-		if g.Stream == chunker.Packets && g.Reason != manifest.GapKernelDrop {
-			known = append(known, manifest.Interval{From: g.From, To: g.To})
-		}
-	}
-	slices.SortFunc(known, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
-	at := window.From
-	for _, k := range append(known, manifest.Interval{From: window.To, To: window.To}) {
-		if from := min(k.From, window.To); from-at > manifest.Nanos(slop) {
-			missing = append(missing, manifest.Interval{From: at, To: from})
-		}
-		at = max(at, k.To)
-	}
-	return missing
 }
 
 // assemble makes the manifest of a session whose parts are all settled, or says
@@ -122,6 +104,9 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
 		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "there are no packets in what was imported")
 	case s.req.Import:
 		m.Window = span(m.Nodes)
+		for i := range m.Nodes {
+			m.Nodes[i].NotImported(m.Window)
+		}
 	case answered == 0:
 		return nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "no node answered in time (%s): see whether their agents run, and their logs", shortList(s.req.Nodes))
 	case !covered:

@@ -87,6 +87,9 @@ func Manifest(nodes []manifest.Node) *manifest.Manifest {
 			}
 		}
 	}
+	for i := range m.Nodes {
+		m.Nodes[i].NotImported(m.Window)
+	}
 	m.SumUp()
 	return m
 }

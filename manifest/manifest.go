@@ -35,6 +35,7 @@ const (
 	GapClockStep   = "clock-step"   // the node's clock jumped; Count is the jump in nanoseconds, Detail its direction
 	GapDamaged     = "damaged"      // a chunk in the ring no longer had its hash
 	GapTruncated   = "truncated"    // an import ended inside a packet, or held longer ones than a chunk can
+	GapNotImported = "not-imported" // the imported files of this node hold nothing of that time
 	GapSkipped     = "skipped"      // an import held blocks other than packets that a chunk does not carry
 )
 

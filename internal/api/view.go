@@ -57,6 +57,8 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 			warnings = append(warnings, fmt.Sprintf("its clock jumped in%s: times around that are off", when)+g.details())
 		case manifest.GapSkipped:
 			warnings = append(warnings, "what is not packets was left out"+g.details())
+		case manifest.GapNotImported:
+			// The window of an import is what its files span: nothing is missing.
 		case manifest.GapTruncated:
 			reasons = append(reasons, "the capture is cut short"+g.details())
 		default:
