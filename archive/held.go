@@ -162,7 +162,8 @@ func (a *Archive) readInventory(ctx context.Context, key string, size int64, f f
 	}
 	defer body.Close()
 	sum := blake3.New()
-	r := manifest.NewInventoryReader(io.TeeReader(io.LimitReader(body, size+1), sum))
+	limited := &io.LimitedReader{R: body, N: size + 1}
+	r := manifest.NewInventoryReader(io.TeeReader(limited, sum))
 	for {
 		e, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -175,8 +176,8 @@ func (a *Archive) readInventory(ctx context.Context, key string, size int64, f f
 			return err
 		}
 	}
-	if chunker.Hash(sum.Sum(nil)) != k.Hash {
-		return fmt.Errorf("read %s: %w: its bytes do not have its hash", key, ErrDamaged)
+	if limited.N != 1 || chunker.Hash(sum.Sum(nil)) != k.Hash {
+		return fmt.Errorf("read %s: %w: its bytes do not have its hash, or its size", key, ErrDamaged)
 	}
 	return nil
 }

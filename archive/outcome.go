@@ -165,20 +165,20 @@ func (a *Archive) Void(ctx context.Context, id, successor, reason string) (Outco
 	if err != nil {
 		return Outcome{}, err
 	}
+	// The manifest of a deleted snapshot may have been swept away: its place is
+	// not free for that. Should it be swept just now, the marker is in its place,
+	// and the tombstone still counts.
+	if deleted, err := a.deleted(ctx, id); err != nil || deleted {
+		return Outcome{State: Deleted}, err
+	}
 	there, err := a.putOnce(ctx, manifest.ManifestPath(id), b, manifest.MaxManifest)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("void session %s: %w: %w", id, ErrUndecided, err)
 	}
-	v, damaged := readVerdict(there, id)
-	// The manifest of a deleted snapshot may have been swept away, and this
-	// marker be in its place.
-	deleted, err := a.deleted(ctx, id)
-	switch {
-	case err != nil:
-		return Outcome{}, fmt.Errorf("void session %s: %w", id, err)
-	case deleted:
-		return Outcome{State: Deleted}, nil
+	if deleted, err := a.deleted(ctx, id); err != nil || deleted {
+		return Outcome{State: Deleted}, err
 	}
+	v, damaged := readVerdict(there, id)
 	if !damaged {
 		a.remember(id, v)
 	}

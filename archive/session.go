@@ -41,6 +41,15 @@ const graceful = 10 * time.Second
 // After any other error there may be a session that nobody has. It ends at its
 // deadline.
 func (a *Archive) Begin(ctx context.Context, in Intent) (*Session, error) {
+	if in.ID != "" {
+		o, err := a.Outcome(ctx, in.ID)
+		if err == nil && o.State != Unknown {
+			err = fmt.Errorf("%w: it is %s", ErrDecided, o.State)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("begin session: %w", err)
+		}
+	}
 	s, err := a.announce(ctx, in)
 	if s == nil {
 		return nil, fmt.Errorf("begin session: %w", err)
