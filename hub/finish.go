@@ -28,7 +28,7 @@ func (h *Hub) begin(ctx context.Context, name string, req request) (*session, er
 		return nil, err
 	}
 	if s.store, err = h.archive.Begin(ctx, in); err != nil {
-		h.background(func(ctx context.Context) { h.clear(ctx, id) })
+		h.background(func(ctx context.Context) { h.clear(ctx, id) }) //nolint:contextcheck // outlives the request
 		if errors.Is(err, archive.ErrNameTaken) {
 			err = fmt.Errorf("%w: %w", refuse(http.StatusConflict, api.CodeNameTaken,
 				"there is a snapshot %s already, or one in the making: choose another name, or delete that one", name), err)

@@ -87,8 +87,7 @@ func TestForgedParts(t *testing.T) {
 			s := newSite(t, st, nil)
 			s.newAgent("other", nil, other)
 			refused := make(chan error, 1)
-			var a *agent
-			a = s.newAgent("evil", func(a *agent) {
+			s.newAgent("evil", func(a *agent) {
 				a.forge = func(a *agent, part *api.CompleteRequest) {
 					session := a.pinned()[0]
 					name := part.Node.Name
@@ -98,7 +97,6 @@ func TestForgedParts(t *testing.T) {
 					part.Node.Name = "evil" // the path of what comes next
 				}
 			}, packets(t, "evil", start, 10))
-			_ = a
 			begun, err := s.client().Create(t.Context(), api.CreateRequest{Name: "forged", Last: "5m"})
 			if err != nil {
 				t.Fatal(err)

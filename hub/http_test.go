@@ -300,7 +300,7 @@ func TestGuard(t *testing.T) {
 		}
 	}
 	// Bodies are bounded.
-	r := httptest.NewRequest("POST", "http://localhost/api/v1/agents/a/poll", strings.NewReader(`{"pins":["`+strings.Repeat("x", maxPollBody)+`"]}`))
+	r := httptest.NewRequest(http.MethodPost, "http://localhost/api/v1/agents/a/poll", strings.NewReader(`{"pins":["`+strings.Repeat("x", maxPollBody)+`"]}`))
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
 	if w.Code != http.StatusRequestEntityTooLarge {

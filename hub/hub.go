@@ -164,7 +164,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			h.tick()
+			h.tick() //nolint:contextcheck // background has it
 		case <-ctx.Done():
 			return nil
 		}
@@ -253,16 +253,17 @@ func (h *Hub) Serve(ctx context.Context, l net.Listener) error {
 	select {
 	case err := <-served:
 		cancel()
-		<-ran
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+		return errors.Join(fmt.Errorf("serve %s: %w", l.Addr(), err), <-ran)
 	case <-ctx.Done():
 	}
 	err := <-ran // also ends the polls
 	last, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	if srv.Shutdown(last) != nil {
-		srv.Close()
+		err = errors.Join(err, srv.Close())
 	}
-	<-served
+	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, end)
+	}
 	return err
 }

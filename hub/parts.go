@@ -286,7 +286,7 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 
 	w.WriteHeader(http.StatusNoContent)
 	if finish {
-		h.background(func(ctx context.Context) { h.finish(ctx, s) })
+		h.background(func(ctx context.Context) { h.finish(ctx, s) }) //nolint:contextcheck // outlives the request
 	}
 	return nil
 }

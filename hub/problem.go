@@ -85,7 +85,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
+	_, _ = w.Write(append(b, '\n')) // a client that is gone
 }
 
 // bodyTime is how long a client may take to send a JSON body.
@@ -104,7 +104,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, strict bool, 
 	}
 	err := d.Decode(v)
 	if err == nil {
-		if _, end := d.Token(); end != io.EOF {
+		if _, end := d.Token(); !errors.Is(end, io.EOF) {
 			err = errors.New("there is more than one JSON value")
 		}
 	}
@@ -114,7 +114,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, strict bool, 
 	switch {
 	case errors.As(err, &tooLarge):
 		return err
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return invalid("the request has no body: want JSON")
 	case err != nil:
 		return invalid("the request's body cannot be read: %v", err)

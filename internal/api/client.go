@@ -186,7 +186,7 @@ func do[T any](ctx context.Context, c *Client, cl call) (*T, error) {
 			return false, nil
 		case errors.As(err, &answer):
 			if answer.Status == http.StatusNotFound && cl.method == http.MethodDelete && unsure {
-				out, err = new(T), nil // an earlier attempt deleted it
+				out = new(T) // an earlier attempt deleted it
 				return false, nil
 			}
 			unsure = unsure || answer.Status >= 500

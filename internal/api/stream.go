@@ -84,7 +84,7 @@ func (c *Client) Archive(ctx context.Context, ref string) (*Stream, error) {
 func (c *Client) stream(ctx context.Context, cl call) (*Stream, error) {
 	var resp *http.Response
 	err := c.retry(ctx, func() (again bool, err error) {
-		resp, err = c.send(ctx, cl, nil)
+		resp, err = c.send(ctx, cl, nil) //nolint:bodyclose // Stream.Close does
 		var answer *Error
 		if errors.As(err, &answer) {
 			return answer.Status == http.StatusServiceUnavailable, err
@@ -121,9 +121,9 @@ func (s *Stream) ended(err error) error {
 	switch {
 	case line != "":
 		return errors.New(line)
-	case err == io.EOF && s.resp.Trailer.Get(TrailerComplete) == "true":
+	case errors.Is(err, io.EOF) && s.resp.Trailer.Get(TrailerComplete) == "true":
 		return io.EOF
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return fmt.Errorf("the stream from %s ended without a word whether it is whole: a proxy in between may drop trailers; talk to the hub directly, or read the store with --store", s.c.Base())
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the hub at %s ended the stream early: try again, or see its log", s.c.Base())
