@@ -50,8 +50,11 @@ type Config struct {
 	ChunkSize  int64            // stored bytes at which a chunk is cut; chosen to fit the ring when 0
 	Workers    int              // that capture; chosen by the number of CPUs when 0
 	Exclude    []netip.AddrPort // TCP traffic that is left out, beside that with the hub
-	Version    string           // of this program
-	Logger     *slog.Logger     // none when nil
+
+	NoPromiscuous bool // leave the named interfaces as they are; see packets.Config
+
+	Version string       // of this program
+	Logger  *slog.Logger // none when nil
 
 	// OnReady is told once when capture runs, before the hub is dialled.
 	OnReady func(Ready)
@@ -128,7 +131,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	rec := newRecorder(r, cfg, chunker.Header{Node: cfg.Node, OS: versions.OS, Application: "pcapsule " + cfg.Version}, now)
 	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions}
 	a.source, err = capture(packets.Config{
-		Interfaces: cfg.Interfaces, Workers: cfg.Workers, Exclude: a.excluded(ctx),
+		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, Exclude: a.excluded(ctx),
 		NewConsumer: rec.consumer, OnDrops: rec.drops, OnClockStep: a.stepped, Logger: cfg.Logger,
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // A Capture is open packet sockets and the goroutines that read them.
@@ -23,7 +24,8 @@ type Capture struct {
 	links   *links
 	workers []*worker
 
-	indexes []int // that the filter lets through; guarded by links.mu
+	indexes []int       // that the filter lets through; guarded by links.mu
+	heard   map[int]int // how often each was made promiscuous; guarded by links.mu
 
 	started atomic.Bool
 	running atomic.Bool
@@ -38,7 +40,7 @@ type Capture struct {
 func New(cfg Config) (*Capture, error) { return open(cfg, systemClock) }
 
 func open(cfg Config, clock clock) (_ *Capture, err error) {
-	c := &Capture{cfg: cfg, log: cfg.Logger, clock: clock, done: make(chan struct{})}
+	c := &Capture{cfg: cfg, log: cfg.Logger, clock: clock, heard: map[int]int{}, done: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -96,6 +98,7 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 	if err := c.attach(); err != nil {
 		return nil, err
 	}
+	c.listen()
 	c.links.changed = c.refilter
 	return c, nil
 }
@@ -153,6 +156,37 @@ func (c *Capture) refilter(t *table) {
 		c.indexes = indexes
 		if err := c.attach(); err != nil {
 			c.log.Error("cannot follow changed network interfaces", "error", err)
+		}
+	}
+	c.listen()
+}
+
+// listen makes the named interfaces promiscuous, and those no more that are none
+// of them now. The kernel ends it for an interface that goes away, and for all
+// with the socket. The caller holds links.mu.
+func (c *Capture) listen() {
+	if c.cfg.NoPromiscuous || len(c.cfg.Interfaces) == 0 {
+		return
+	}
+	r := c.workers[0].ring // one socket does for all
+	for i, times := range c.heard {
+		if !slices.Contains(c.indexes, i) {
+			for range times {
+				_ = r.promiscuous(i, false) // fails for one that is away
+			}
+			delete(c.heard, i)
+		}
+	}
+	for _, i := range c.indexes {
+		// Also what is promiscuous already: it may have been away and come back
+		// under the same index before that was noticed. The kernel counts.
+		err := r.promiscuous(i, true)
+		switch {
+		case err == nil:
+			c.heard[i]++
+		case errors.Is(err, unix.ENODEV): // away again
+		default:
+			c.log.Warn("cannot make an interface promiscuous: frames for other stations are not captured on it", "index", i, "error", err)
 		}
 	}
 }

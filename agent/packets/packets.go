@@ -57,6 +57,10 @@ type Config struct {
 	// the capture is opened. One that goes is captured again when an interface
 	// of that name comes back.
 	Interfaces []string
+	// NoPromiscuous leaves the named interfaces as they are. Otherwise they are
+	// made promiscuous, as other capture programs do, so that what a mirror port
+	// sends is captured too. Without names no interface is.
+	NoPromiscuous bool
 	// Workers is how many sockets and goroutines share the packets. 0 chooses
 	// by the number of CPUs.
 	Workers int

@@ -108,6 +108,18 @@ func (r *ring) bind() error {
 	return nil
 }
 
+// promiscuous makes an interface take in what is not addressed to it, for as
+// long as the socket is open, or ends that. It ends when that was asked for as
+// often as the beginning.
+func (r *ring) promiscuous(index int, on bool) error {
+	opt := unix.PACKET_DROP_MEMBERSHIP
+	if on {
+		opt = unix.PACKET_ADD_MEMBERSHIP
+	}
+	req := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_PROMISC}
+	return os.NewSyscallError("setsockopt", unix.SetsockoptPacketMreq(r.fd, unix.SOL_PACKET, opt, &req))
+}
+
 // fanout shares the packets among the rings: those of one flow, in both
 // directions, go to one ring, or to another when that is full.
 //

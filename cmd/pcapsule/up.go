@@ -16,6 +16,7 @@ import (
 func agentFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Usage: "capture on the interface `NAME`; may be repeated (default: all)"},
+		&cli.BoolFlag{Name: "no-promiscuous", Usage: "do not make the interfaces named with --interface promiscuous"},
 		&cli.StringFlag{Name: "node", EnvVars: []string{"PCAPSULE_NODE"}, Usage: "call this machine `NAME` (default: its host name)"},
 		&cli.StringFlag{Name: "ring-size", EnvVars: []string{"PCAPSULE_RING_SIZE"}, Value: "1GiB", Usage: "keep the newest traffic in at most `SIZE` of disk"},
 		&cli.DurationFlag{Name: "chunk-age", Value: agent.DefaultChunkAge, Usage: "cut a chunk when its oldest packet is `DURATION` old"},
@@ -27,10 +28,10 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 	cfg = agent.Config{
 		HubURL:     hubURL,
 		Dir:        filepath.Join(c.String("data-dir"), "ring"),
-		Interfaces: c.StringSlice("interface"),
-		ChunkAge:   c.Duration("chunk-age"),
-		Workers:    c.Int("workers"),
-		Version:    versionString(),
+		Interfaces: c.StringSlice("interface"), NoPromiscuous: c.Bool("no-promiscuous"),
+		ChunkAge: c.Duration("chunk-age"),
+		Workers:  c.Int("workers"),
+		Version:  versionString(),
 	}
 	if cfg.Node, err = nodeName(c.String("node")); err != nil {
 		return cfg, err
