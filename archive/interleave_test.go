@@ -14,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"pcapsule/manifest"
+	"pcapsule/store"
 	"pcapsule/store/storetest"
 )
 
@@ -501,4 +504,51 @@ func playWorld(seed uint64, tracing bool, sum *tally) *world {
 		}
 	}
 	return w
+}
+
+// TestAtOnce runs sessions, deletions and sweeps of one process and of several
+// with real goroutines, for the race detector.
+func TestAtOnce(t *testing.T) {
+	folder, err := store.NewFolder(t.TempDir(), store.FolderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range []store.Store{storetest.NewMemory(t, nil), folder} {
+		t.Run(fmt.Sprintf("%T", st), func(t *testing.T) {
+			one := New(st)
+			g, ctx := errgroup.WithContext(t.Context())
+			for n := range 12 {
+				a := one
+				if n%2 == 0 {
+					a = New(st)
+				}
+				g.Go(func() error {
+					err := create(ctx, a, testIntent(n, fmt.Sprint("name-", n%8)), "shared", fmt.Sprint("chunk ", n%3))
+					if errors.Is(err, ErrNameTaken) {
+						return nil
+					}
+					if void := (*VoidedError)(nil); errors.As(err, &void) {
+						return nil
+					}
+					if err == nil && n%3 == 0 {
+						err = a.Delete(ctx, testID(n), "test")
+					}
+					return err
+				})
+				if n%3 == 1 {
+					g.Go(func() error {
+						_, err := a.Sweep(ctx, SweepOptions{
+							Now:  func() time.Time { return early.Add(time.Duration(n) * time.Hour / 8) },
+							Wait: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+						})
+						return err
+					})
+				}
+			}
+			if err := g.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			mustBeWhole(t, st)
+		})
+	}
 }

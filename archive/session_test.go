@@ -94,15 +94,18 @@ func TestSessionWithFaults(t *testing.T) {
 }
 
 // mustBeWhole fails the test when a living snapshot lacks anything.
-func mustBeWhole(t *testing.T, mem *storetest.Memory) {
+func mustBeWhole(t *testing.T, st store.Store) {
 	t.Helper()
 	objects := map[string][]byte{}
-	for _, key := range mem.Keys() {
-		b, err := store.ReadAll(context.Background(), mem, key, 1<<30)
+	for info, err := range st.List(context.Background(), "") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		objects[key] = b
+		b, err := store.ReadAll(context.Background(), st, info.Key, info.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects[info.Key] = b
 	}
 	if w := newWorld(objects); w.violated != "" {
 		t.Fatal(w.violated)
