@@ -1,0 +1,100 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+)
+
+const (
+	cutRate    = 600  // MB/s a core
+	storedRate = 2000 // MB/s a core
+)
+
+// cut measures records in, hashed chunks on disk out, on one core.
+func cut(ctx context.Context, b *bench) (s section, err error) {
+	s.intro = `Package chunker's BenchmarkCut on one core (taskset, GOMAXPROCS=1): records in, hashed
+chunks on disk out. Packet MB/s count the bytes of packets only, pcapng MB/s what they are in the
+chunk before compression, a header of 32 bytes each included. lz4 (blocks of 64 KiB, as in a chunk)
+and b3sum read the same packets as one capture file, and only compress or only hash, for scale.`
+	s.columns = []string{"packets", "program", "packet MB/s", "pcapng MB/s", "stored/packet bytes"}
+	captures := filepath.Join(b.work, "captures")
+	if err := os.Mkdir(captures, 0o755); err != nil {
+		return s, err
+	}
+	defer os.RemoveAll(captures)
+	binary := filepath.Join(b.work, "chunker.test")
+	if _, err := do(ctx, "", "go", "test", "-c", "-o", binary, "./chunker"); err != nil {
+		return s, err
+	}
+	for i, name := range []string{"real", "mix"} {
+		t := &b.traffics[i]
+		file := filepath.Join(captures, name+".pcap")
+		if err := t.writeFile(file); err != nil {
+			return s, err
+		}
+		var blocks int64
+		for _, f := range t.frames {
+			blocks += blockSize(f)
+		}
+		headers := float64(blocks) / float64(t.bytes)
+		for _, mode := range []struct {
+			stored bool
+			name   string
+			want   float64
+		}{
+			{false, "pcapsule, compressed", cutRate},
+			{true, "pcapsule, stored", storedRate},
+		} {
+			rate, ratio, err := benchmarkCut(ctx, b, binary, captures, fmt.Sprintf("^BenchmarkCut$/^%s$/^stored=%v$", name, mode.stored))
+			if err != nil {
+				return s, err
+			}
+			pcapng := spread{rate.min * headers, rate.median * headers, rate.max * headers}
+			s.rows = append(s.rows, []string{t.name, mode.name, rate.String(), pcapng.String(), ratio})
+			s.aims = append(s.aims, atLeast(fmt.Sprintf("cutting, %s, %s: packet MB/s a core", t.name, mode.name), rate.median, mode.want))
+		}
+		r, err := byTurns(ctx, b.runs,
+			contender{name: "lz4", args: []string{"taskset", "-c", "0", "lz4", "-1", "-B4", "-BI", "-f", "-q", file, os.DevNull}},
+			contender{name: "b3sum", args: []string{"taskset", "-c", "0", "b3sum", "--num-threads", "1", file}})
+		if err != nil {
+			return s, err
+		}
+		for i, name := range []string{"lz4 -1, for scale", "b3sum, for scale"} {
+			s.rows = append(s.rows, []string{t.name, name, r[i].wall().rate(float64(t.bytes) / 1e6).String(), "", ""})
+		}
+	}
+	return s, nil
+}
+
+var cutResult = regexp.MustCompile(`(?m)^BenchmarkCut/.*?([0-9.]+) MB/s.*?([0-9.]+) stored/packet`)
+
+// benchmarkCut runs one of the benchmarks in the test binary.
+func benchmarkCut(ctx context.Context, b *bench, binary, captures, name string) (rate spread, ratio string, err error) {
+	runs := strconv.Itoa(b.runs)
+	_, out, err := contender{
+		name: "BenchmarkCut",
+		args: []string{"taskset", "-c", "0", binary, "-test.run", "^$", "-test.bench", name, "-test.count", runs, "-test.benchtime", "1s"},
+		env:  []string{"GOMAXPROCS=1", "PCAPSULE_CAPTURES=" + captures, "TMPDIR=" + b.work},
+	}.measure(ctx)
+	if err != nil {
+		return rate, "", err
+	}
+	var rates []float64
+	for _, m := range cutResult.FindAllStringSubmatch(out, -1) {
+		r, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			return rate, "", err
+		}
+		rates, ratio = append(rates, r), m[2]
+	}
+	if len(rates) != b.runs {
+		return rate, "", fmt.Errorf("%s: %d results of %d: %s", name, len(rates), b.runs, out)
+	}
+	return spreadOf(rates), ratio, nil
+}
