@@ -129,7 +129,7 @@ func printSnapshot(c *cli.Context, s *api.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range s.Reasons {
+	for _, r := range append(s.Reasons, s.Warnings...) {
 		fmt.Fprintln(c.App.ErrWriter, "pcapsule: "+oneLine(r))
 	}
 	if s.Status == manifest.Partial {

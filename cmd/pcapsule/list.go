@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -29,7 +28,7 @@ func list(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return usagef("list takes no argument, not %q: `pcapsule snapshot show` shows one", c.Args().First())
 	}
-	snaps, broken, err := listSnapshots(c)
+	snaps, err := listSnapshots(c)
 	if err != nil {
 		return err
 	}
@@ -38,7 +37,7 @@ func list(c *cli.Context) error {
 			snaps = []api.Snapshot{}
 		}
 		err = writeJSON(c.App.Writer, snaps)
-	} else if len(snaps) == 0 && len(broken) == 0 {
+	} else if len(snaps) == 0 {
 		fmt.Fprintln(c.App.ErrWriter, "no snapshots yet: make one with `pcapsule snapshot create NAME --last 5m`")
 	} else {
 		err = writeSnapshots(c.App.Writer, snaps...)
@@ -46,36 +45,41 @@ func list(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(broken...)
+	for _, s := range snaps {
+		if s.Status == api.Damaged {
+			return &codeError{exitVerification, fmt.Errorf("snapshot %s is damaged: `pcapsule verify` says all that is wrong", s.ID)}
+		}
+	}
+	return nil
 }
 
-// listSnapshots is what there is, and an error for each snapshot that cannot be
-// read.
-func listSnapshots(c *cli.Context) (snaps []api.Snapshot, broken []error, err error) {
+func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 	if !hasStore(c) {
 		client, err := openHub(c)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		snaps, err = client.Snapshots(c.Context)
-		return snaps, nil, err
+		return client.Snapshots(c.Context)
 	}
 	a, err := openArchive(c.Context, c.String("store"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	all, err := a.List(c.Context)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, s := range all {
-		if s.Err != nil {
-			broken = append(broken, fmt.Errorf("snapshot %s: %w", s.ID, s.Err))
-			continue
+		v := api.Snapshot{ID: s.ID, Nodes: []string{}}
+		if s.Manifest != nil {
+			v = api.Of(s.Manifest)
 		}
-		snaps = append(snaps, api.Of(s.Manifest))
+		if s.Err != nil {
+			v.Status, v.Reasons = api.Damaged, []string{s.Err.Error()}
+		}
+		snaps = append(snaps, v)
 	}
-	return snaps, broken, nil
+	return snaps, nil
 }
 
 func showCommand() *cli.Command {
@@ -148,7 +152,10 @@ func writeManifest(c *cli.Context, m *manifest.Manifest) error {
 	field("id", m.ID)
 	field("status", m.Status)
 	for _, r := range m.Reasons {
-		field("", r)
+		field("missing", r)
+	}
+	for _, w := range api.Of(m).Warnings {
+		field("note", w)
 	}
 	field("window", stamp(m.Window.From.Time())+" to "+stamp(m.Window.To.Time()))
 	field("created", stamp(m.Created.Time())+" by "+m.Creator.Name+" "+m.Creator.Version)

@@ -7,17 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sync/errgroup"
 
 	"pcapsule/hub"
 	"pcapsule/manifest"
@@ -63,14 +60,13 @@ func newLogger(c *cli.Context) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})), nil
 }
 
-// A served hub listens, and runs until run's context ends.
+// A served hub listens.
 type served struct {
 	hub      *hub.Hub
 	listener net.Listener
 	store    store.Store
 	key      *manifest.Signer
 	newKey   string // the file of a key that was made just now
-	logger   *slog.Logger
 }
 
 // openServed opens all that a hub needs, so that what is wrong shows at once.
@@ -79,7 +75,7 @@ func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data folder: %w (choose another with --data-dir)", err)
 	}
-	s := &served{logger: logger}
+	s := &served{}
 	var err error
 	if s.listener, err = listen(c.String("listen")); err != nil {
 		return nil, err
@@ -107,7 +103,9 @@ func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
 	if created {
 		s.newKey = keyFile
 	}
-	s.hub, err = hub.New(hub.Config{Store: s.store, Signer: s.key, Version: versionString(), Logger: logger})
+	s.hub, err = hub.New(hub.Config{
+		Store: s.store, Signer: s.key, Version: versionString(), Logger: logger, Hosts: hostNames(c.String("listen")),
+	})
 	opened = err == nil
 	return s, err
 }
@@ -128,6 +126,17 @@ func openHubStore(ctx context.Context, location, dataDir string) (store.Store, e
 	return store.NewFolder(location, store.FolderOptions{Create: true, GrantKey: secret})
 }
 
+// hostNames are the names that clients may use for this hub.
+func hostNames(listen string) (names []string) {
+	if host, _, err := net.SplitHostPort(listen); err == nil && host != "" {
+		names = append(names, host)
+	}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	return names
+}
+
 func listen(addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
@@ -139,33 +148,8 @@ func listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// run serves until ctx ends, and then lets what is under way come to its end for
-// a moment.
-func (s *served) run(ctx context.Context) error {
-	server := &http.Server{Handler: s.hub.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.hub.Run(ctx) })
-	group.Go(func() error {
-		if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			server.Close()
-		}
-		return nil
-	})
-	err := group.Wait()
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
-}
+// run serves until ctx ends.
+func (s *served) run(ctx context.Context) error { return s.hub.Serve(ctx, s.listener) }
 
 // url is where the hub answers, for agents and people on this machine.
 func (s *served) url() string {
