@@ -14,8 +14,9 @@ import (
 // inNamespace runs the calling test once more in a network namespace of its own,
 // as root there, and returns true in that second run. Without root it takes a
 // user namespace, where the machine allows one; a machine with neither fails the
-// test, since then nothing that captures is tested.
-func inNamespace(t *testing.T) bool {
+// test, since then nothing that captures is tested. The second run gets args as
+// further arguments.
+func inNamespace(t *testing.T, args ...string) bool {
 	t.Helper()
 	const inner = "PCAPSULE_TEST_NAMESPACE"
 	if os.Getenv(inner) == t.Name() {
@@ -24,7 +25,8 @@ func inNamespace(t *testing.T) bool {
 		}
 		return true
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
+	args = append([]string{"-test.run", "^" + t.Name() + "$", "-test.v", "-test.timeout", "5m"}, args...)
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), inner+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if uid := os.Getuid(); uid != 0 {
