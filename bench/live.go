@@ -23,8 +23,8 @@ type captured struct {
 	Lossless int     `json:"lossless_runs"`
 	Runs     int     `json:"runs"`
 	CPU      float64 `json:"cpu_seconds_per_million_packets"`
-	CPUMin   float64 `json:"least_cpu_seconds_per_million_packets"`
-	CPUMax   float64 `json:"most_cpu_seconds_per_million_packets"`
+	LeastCPU float64 `json:"least_cpu_seconds_per_million_packets"`
+	MostCPU  float64 `json:"most_cpu_seconds_per_million_packets"`
 	User     float64 `json:"user_seconds_per_million_packets"`
 	RSS      int64   `json:"max_rss_bytes"`
 	Stored   int64   `json:"stored_bytes"`
@@ -71,7 +71,7 @@ and writes its ring; the others only write what they see. CPU is that of the cap
 		byTraffic[c.Traffic][c.Program] = c
 		s.rows = append(s.rows, []string{
 			c.Traffic, c.Program, number(c.Rate), fmt.Sprintf("%d in %d of %d runs", c.Lost, c.Runs-c.Lossless, c.Runs),
-			spread{c.CPUMin, c.CPU, c.CPUMax}.String(), number(c.User), fmt.Sprint(c.RSS >> 20), fmt.Sprint(c.Stored / 1e6),
+			spread{c.LeastCPU, c.CPU, c.MostCPU}.String(), number(c.User), fmt.Sprint(c.RSS >> 20), fmt.Sprint(c.Stored / 1e6),
 		})
 	}
 	for _, name := range order {

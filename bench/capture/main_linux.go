@@ -3,10 +3,10 @@
 // netsniff-ng, which only write what they see to a file.
 //
 // It makes a network namespace with a veth pair, finds the highest rate up to
-// which dumpcap loses nothing, and lets each program capture the same packets at
-// that rate, one after the other, several times. It prints a line of JSON for
-// each combination of program and traffic (a Result), which is the median run.
-// It needs root.
+// which dumpcap loses nothing, and lets all programs capture the same packets at
+// that rate, by turns, several times. It prints a line of JSON for each
+// combination of program and traffic (a Result), which is the median run. It
+// needs root.
 package main
 
 import (
@@ -39,6 +39,8 @@ type Result struct {
 	Lossless int     `json:"lossless_runs"`
 	Runs     int     `json:"runs"`
 	CPU      float64 `json:"cpu_seconds_per_million_packets"`
+	LeastCPU float64 `json:"least_cpu_seconds_per_million_packets"` // of all runs
+	MostCPU  float64 `json:"most_cpu_seconds_per_million_packets"`
 	User     float64 `json:"user_seconds_per_million_packets"`
 	RSS      int64   `json:"max_rss_bytes"`
 	Stored   int64   `json:"stored_bytes"` // on disk
@@ -113,14 +115,11 @@ func measure(ctx context.Context, o options, pcap string) error {
 				return err
 			}
 		}
-		for _, p := range programs {
-			if o.only != "" && p.name != o.only {
-				continue
-			}
-			r, err := repeat(ctx, o, g, tr, p, rate)
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
+		results, err := byTurns(ctx, o, g, tr, rate)
+		if err != nil {
+			return err
+		}
+		for _, r := range results {
 			if err := enc.Encode(r); err != nil {
 				return err
 			}
@@ -161,25 +160,42 @@ func highest(ctx context.Context, o options, g *generator, tr traffic) (float64,
 	return lo, nil
 }
 
-// repeat returns the median run, by CPU time, and the worst loss.
-func repeat(ctx context.Context, o options, g *generator, tr traffic, p program, rate float64) (Result, error) {
-	var all []Result
-	lost, lossless := 0, 0
+// byTurns lets each program capture several times, and returns a result each.
+func byTurns(ctx context.Context, o options, g *generator, tr traffic, rate float64) ([]Result, error) {
+	all := map[string][]Result{}
 	for range max(o.runs, 1) {
-		r, err := once(ctx, o, g, tr, p, rate)
-		if err != nil {
-			return r, err
+		for _, p := range programs {
+			if o.only != "" && p.name != o.only {
+				continue
+			}
+			r, err := once(ctx, o, g, tr, p, rate)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			all[p.name] = append(all[p.name], r)
 		}
-		lost = max(lost, r.Lost)
-		if r.Lost == 0 {
-			lossless++
-		}
-		all = append(all, r)
 	}
-	slices.SortFunc(all, func(a, b Result) int { return cmp.Compare(a.CPU, b.CPU) })
-	r := all[len(all)/2]
-	r.Lost, r.Lossless, r.Runs = lost, lossless, len(all)
-	return r, nil
+	var results []Result
+	for _, p := range programs {
+		if runs := all[p.name]; len(runs) > 0 {
+			results = append(results, summary(runs))
+		}
+	}
+	return results, nil
+}
+
+// summary is the median run, by CPU time, and the worst loss.
+func summary(runs []Result) Result {
+	slices.SortFunc(runs, func(a, b Result) int { return cmp.Compare(a.CPU, b.CPU) })
+	r := runs[len(runs)/2]
+	r.Runs, r.LeastCPU, r.MostCPU = len(runs), runs[0].CPU, runs[len(runs)-1].CPU
+	for _, x := range runs {
+		r.Lost = max(r.Lost, x.Lost)
+		if x.Lost == 0 {
+			r.Lossless++
+		}
+	}
+	return r
 }
 
 // once lets one program capture the traffic.
