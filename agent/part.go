@@ -19,9 +19,10 @@ const maxAhead = 2 * time.Second
 
 // attempt does a task from the beginning: what an earlier attempt has done is
 // found done.
-func (a *agent) attempt(ctx context.Context, s *session) error {
+func (a *agent) attempt(ctx context.Context, s *session, report *reporter) error {
 	if s.part == nil {
-		part, err := a.prepare(ctx, s.task)
+		report.again()
+		part, err := a.prepare(ctx, s.task, report)
 		if err != nil {
 			return err
 		}
@@ -38,9 +39,7 @@ func (a *agent) attempt(ctx context.Context, s *session) error {
 
 // prepare seals and pins what overlaps the window, uploads what the store lacks,
 // and writes this node's part.
-func (a *agent) prepare(ctx context.Context, task api.Task) (*api.CompleteRequest, error) {
-	report := a.reporter(ctx, task.Session)
-	defer report.stop()
+func (a *agent) prepare(ctx context.Context, task api.Task, report *reporter) (*api.CompleteRequest, error) {
 	clock := a.clock.at(a.now().UnixNano())
 	window := clock.Window(task.Window)
 	if ahead := window.To.Time().Sub(a.now()); ahead > 0 {

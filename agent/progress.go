@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"pcapsule/agent/ring"
 	"pcapsule/internal/api"
+	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 // reportEvery is how often progress is reported, at most.
@@ -18,8 +21,8 @@ const (
 	stateUploading = "uploading"
 )
 
-// reporter tells the hub how far a part is, while that changes. A report that
-// does not arrive is no matter: the next one says it all.
+// reporter tells the hub how far a part is, while that changes, and what holds it
+// up. A report that does not arrive is no matter: the next one says it all.
 type reporter struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -56,6 +59,13 @@ func (r *reporter) now() api.Progress {
 	return r.p
 }
 
+// again says that the part is made anew.
+func (r *reporter) again() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p = api.Progress{Node: r.p.Node, State: stateSealing, Error: r.p.Error}
+}
+
 // begin says what is to be in the store.
 func (r *reporter) begin(chunks []ring.Chunk) {
 	r.mu.Lock()
@@ -66,12 +76,35 @@ func (r *reporter) begin(chunks []ring.Chunk) {
 	}
 }
 
+// trouble says what holds the part up, until it goes on.
+func (r *reporter) trouble(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.Error = describe(err)
+}
+
+// describe is an error for the hub, and for the people who wait there.
+func describe(err error) *api.Error {
+	e := &api.Error{Code: api.CodeUnavailable, Message: manifest.Clean(err.Error())}
+	var said *api.Error
+	switch {
+	case errors.Is(err, store.ErrNoSpace):
+		e.Code = api.CodeNoSpace
+	case errors.Is(err, api.ErrGrantOver):
+		e.Code = api.CodeForbidden
+	case errors.As(err, &said):
+		e.Code = said.Code
+	}
+	return e
+}
+
 // done says that size bytes more are in the store, sent of them by this session.
 func (r *reporter) done(size, sent int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.p.Done += size
 	r.p.Sent += sent
+	r.p.Error = nil
 }
 
 // without says that a chunk of size bytes will not be in the store.

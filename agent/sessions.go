@@ -94,9 +94,11 @@ func (a *agent) carryOut(ctx context.Context, s *session) {
 	deadline := a.local(s.task.Deadline)
 	ctx, cancel := context.WithTimeout(ctx, deadline.Sub(a.now()))
 	defer cancel()
+	report := a.reporter(ctx, s.task.Session)
+	defer report.stop()
 	pause := minBackoff
 	for ctx.Err() == nil {
-		err := a.attempt(ctx, s)
+		err := a.attempt(ctx, s, report)
 		if err == nil {
 			log.Info("part handed in")
 			return // the hub says when to unpin
@@ -111,6 +113,7 @@ func (a *agent) carryOut(ctx context.Context, s *session) {
 		}
 		if ctx.Err() == nil {
 			log.Warn("part not handed in yet", "err", err)
+			report.trouble(err)
 			pause = a.backoff(ctx, pause)
 		}
 	}

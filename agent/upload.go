@@ -21,7 +21,8 @@ import (
 const (
 	uploads = 4                 // chunks that are sent at a time; each is in memory meanwhile
 	batch   = api.MaxGrants / 4 // chunks that are placed at a time: small, so that sending starts soon
-	persist = 30 * time.Second  // of one call or upload, before the whole is looked at anew
+	persist = 30 * time.Second  // of one call, before the whole is looked at anew
+	insist  = 10 * time.Second  // of one upload, before it is told that it fails
 )
 
 // uploader brings the chunks of one session into the store.
@@ -154,16 +155,18 @@ func (u *uploader) place(ctx context.Context, o api.Object) (api.Placement, erro
 // under which they are.
 func (u *uploader) send(ctx context.Context, o api.Object, place api.Placement, b []byte) (string, error) {
 	pause := minBackoff
-	for {
-		err := u.a.client.Upload(api.Patiently(ctx, persist), place.Grant, bytes.NewReader(b), int64(len(b)))
+	for fresh := false; ; fresh = true {
+		err := u.a.client.Upload(api.Patiently(ctx, insist), place.Grant, bytes.NewReader(b), int64(len(b)))
 		if err == nil {
 			return place.Key, nil
 		}
 		if ctx.Err() != nil {
 			return "", err
 		}
-		if !errors.Is(err, api.ErrGrantOver) {
+		// A grant may expire while others are used; a fresh one may not.
+		if fresh || !errors.Is(err, api.ErrGrantOver) {
 			u.a.log.Warn("upload failed; trying again", "session", u.session, "key", place.Key, "err", err)
+			u.report.trouble(err)
 		}
 		pause = u.a.backoff(ctx, pause)
 		if place, err = u.place(ctx, o); err != nil || place.Grant == nil {

@@ -3,6 +3,7 @@ package hub
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 // coverageSlop is how much of a window may be missing at its ends without a
@@ -87,13 +89,18 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
 		Creator: manifest.Tool{Name: "pcapsule", Version: h.cfg.Version},
 	}
 	answered, covered := 0, false
+	troubles := map[string]*api.Error{}
 	for _, name := range s.req.Nodes {
 		if n := s.parts[name].node; n != nil {
 			answered++
 			covered = covered || len(n.Coverage) > 0 || records(n) > 0
 			m.Nodes = append(m.Nodes, *n)
 		} else {
-			m.Nodes = append(m.Nodes, unreachable(name, clocks[name], s.req.Window))
+			trouble := s.parts[name].progress.Error
+			if trouble != nil {
+				troubles[name] = trouble
+			}
+			m.Nodes = append(m.Nodes, unreachable(name, clocks[name], s.req.Window, trouble))
 		}
 	}
 	m.SumUp()
@@ -107,6 +114,8 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
 		for i := range m.Nodes {
 			m.Nodes[i].NotImported(m.Window)
 		}
+	case answered == 0 && len(troubles) > 0:
+		return nil, h.blocked(troubles)
 	case answered == 0:
 		return nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "no node answered in time (%s): see whether their agents run, and their logs", shortList(s.req.Nodes))
 	case !covered:
@@ -128,12 +137,39 @@ func records(n *manifest.Node) (sum uint64) {
 	return sum
 }
 
-// unreachable is the part of a node that did not answer.
-func unreachable(name string, known api.Node, window manifest.Interval) manifest.Node {
+// blocked says why no node could hand in its part: by the worst that one told.
+func (h *Hub) blocked(troubles map[string]*api.Error) *api.Error {
+	for _, name := range slices.Sorted(maps.Keys(troubles)) {
+		if troubles[name].Code == api.CodeNoSpace {
+			return h.noSpace()
+		}
+	}
+	name := slices.Min(slices.Collect(maps.Keys(troubles)))
+	line := fmt.Sprintf("node %s: %s", name, troubles[name].Message)
+	if n := len(troubles) - 1; n > 0 {
+		line += fmt.Sprintf(" (and %d nodes more)", n)
+	}
+	if troubles[name].Code == api.CodeForbidden {
+		line += ": check what the hub's credentials for the store allow"
+	}
+	return refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "no node could hand in what it recorded: %s", line)
+}
+
+func (h *Hub) noSpace() *api.Error {
+	return refuse(http.StatusInsufficientStorage, api.CodeNoSpace,
+		"no space left in store %s: free some, delete snapshots and sweep, or choose another store", store.Describe(h.cfg.Store))
+}
+
+// unreachable is the part of a node that did not answer, or could not hand in
+// what it has.
+func unreachable(name string, known api.Node, window manifest.Interval, trouble *api.Error) manifest.Node {
 	n := manifest.Node{Name: name, Status: manifest.Unreachable, Clock: known.Clock, Versions: known.Versions}
 	w := n.Clock.Window(window)
 	gap := manifest.Gap{Stream: chunker.Packets, Reason: manifest.GapUnreachable, From: w.From, To: w.To}
-	if !known.LastSeen.IsZero() {
+	switch {
+	case trouble != nil:
+		gap.Detail = manifest.Clean("its last error: " + trouble.Message)
+	case !known.LastSeen.IsZero():
 		gap.Detail = "last heard of at " + known.LastSeen.UTC().Format(time.DateTime) + " UTC"
 	}
 	n.Gaps = []manifest.Gap{gap}

@@ -85,7 +85,7 @@ func killAt(t *testing.T, n int, fault storetest.Fault, chunks []sample) bool {
 			for _, snap := range mustList(t, c, ctx) {
 				id = snap.ID
 			}
-		case errors.Is(err, api.ErrUnreachable), errors.As(err, &e) && (e.Status >= 500 || e.Code == api.CodeUnknownNode):
+		case errors.Is(err, api.ErrUnreachable), errors.As(err, &e) && (e.Status >= 500 || e.Code == api.CodeNotRecorded):
 		default:
 			t.Fatalf("killed at operation %d: %v", n, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"pcapsule/archive"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 // begin announces a session in the store and starts it here.
@@ -140,8 +141,11 @@ func (h *Hub) finish(ctx context.Context, s *session) {
 		h.fail(ctx, s, failure)
 		return
 	}
+	began := h.now()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		err := s.store.Commit(ctx, m, h.cfg.Signer)
+		limited, cancel := context.WithTimeout(ctx, h.cfg.SessionTimeout)
+		err := s.store.Commit(limited, m, h.cfg.Signer)
+		cancel()
 		var voided *archive.VoidedError
 		switch {
 		case err == nil:
@@ -159,17 +163,44 @@ func (h *Hub) finish(ctx context.Context, s *session) {
 		}
 		// Whether it is committed is open: only the store can tell.
 		h.log.Warn("the store does not take the manifest, trying again", "session", s.id, "error", err)
+		why, patience := problem(err), h.cfg.SessionTimeout
+		switch {
+		case errors.Is(err, store.ErrNoSpace):
+			why, patience = h.noSpace(), min(patience, hopeless)
+		case errors.Is(err, store.ErrForbidden):
+			patience = min(patience, hopeless)
+		}
+		s.holdUp(why)
+		if h.now().Sub(began) > patience {
+			h.fail(ctx, s, why)
+			return
+		}
 		if !pauseFor(ctx, pause) {
 			return
 		}
 	}
 }
 
+// holdUp notes what keeps a session from its end, for those who wait.
+func (s *session) holdUp(why *api.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = why
+}
+
 // fail ends a session without a snapshot, as its claimant. When the store does
-// not take that, whoever waits is told all the same: nothing but this process
-// could still commit the session.
+// not take that soon, whoever waits is told all the same: nothing but this
+// process could still commit the session.
 func (h *Hub) fail(ctx context.Context, s *session, why *api.Error) {
-	err := s.store.Fail(ctx, why.Message)
+	soon, cancel := context.WithTimeout(ctx, failTime)
+	err := s.store.Fail(soon, why.Message)
+	cancel()
+	if errors.Is(err, archive.ErrDecided) { // a commit whose answer was lost, perhaps
+		if snap, err := h.archive.Load(ctx, s.id); err == nil {
+			h.close(s, snap.Manifest, nil)
+			return
+		}
+	}
 	h.close(s, nil, why)
 	for pause := 100 * time.Millisecond; err != nil && !errors.Is(err, archive.ErrDecided); pause = min(2*pause, 5*time.Second) {
 		h.log.Warn("the store does not take that a session failed, trying again", "session", s.id, "error", err)
@@ -179,6 +210,10 @@ func (h *Hub) fail(ctx context.Context, s *session, why *api.Error) {
 		err = s.store.Fail(ctx, why.Message)
 	}
 }
+
+// failTime is how long whoever waits is kept for the store to take that a session
+// failed.
+const failTime = 3 * time.Second
 
 // close ends a session here, as its claimant.
 func (h *Hub) close(s *session, m *manifest.Manifest, failure *api.Error) {

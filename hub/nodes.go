@@ -253,7 +253,7 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 	}
 	switch {
 	case len(missing) > 0 && len(known) == 0:
-		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "no agent has reported to this hub yet, also not %s", strings.Join(missing, ", "))
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "no agent has reported to this hub yet, also not that of %s: see whether it runs, and its log", strings.Join(missing, ", "))
 	case len(missing) > 0:
 		var names []string
 		for _, n := range known {
@@ -261,7 +261,7 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 		}
 		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "unknown node %s: known are %s", strings.Join(missing, ", "), shortList(names))
 	case len(chosen) == 0:
-		return nil, refuse(http.StatusNotFound, api.CodeUnknownNode, "no agent has reported to this hub, so there is nothing to take a snapshot of: start one with `pcapsule agent`, or use `pcapsule up`")
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "no agent has reported to this hub, so there is nothing to take a snapshot of: start one with `pcapsule agent`, or use `pcapsule up`")
 	}
 	return chosen, nil
 }

@@ -207,7 +207,7 @@ func TestEveryOperation(t *testing.T) {
 	if err := c.Delete(t.Context(), "x"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Sweep(t.Context()); err != nil {
+	if _, err := c.Sweep(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	doc, err := openapi3.NewLoader().LoadFromData(document)

@@ -125,6 +125,9 @@ func (h *Hub) progress(w http.ResponseWriter, r *http.Request) error {
 	if req.Chunks < 0 || req.Bytes < 0 || req.Done < 0 || req.Sent < 0 || req.Done > req.Bytes || req.Sent > req.Done {
 		return invalid("progress: want 0 ≤ sent ≤ done ≤ bytes")
 	}
+	if e := req.Error; e != nil { // for people, and perhaps in a manifest
+		e.Code, e.Message, e.Successor = manifest.Clean(e.Code), manifest.Clean(e.Message), ""
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.parts[name].node != nil {
@@ -135,7 +138,7 @@ func (h *Hub) progress(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if p.advance(req) {
+	if p.advance(req, h.now()) {
 		p.last = h.now()
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -267,8 +270,8 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 
 	s.mu.Lock()
 	p.checking = false
-	if err == nil || problem(err).Status >= 500 {
-		p.last = h.now() // a slow store is not the node's fault
+	if err != nil && problem(err).Status >= 500 && !p.unsure {
+		p.unsure, p.last = true, h.now() // a slow store is not the node's fault, once
 	}
 	if err == nil && s.closing {
 		_, err = s.open(name, h.now()) // says why
@@ -279,7 +282,7 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	p.node, p.handed = node, &req.Node
-	p.progress.State = stateDone
+	p.progress.State, p.progress.Error = stateDone, nil
 	p.progress.Done = p.progress.Bytes
 	finish := s.settled() && s.claim()
 	s.mu.Unlock()

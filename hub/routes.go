@@ -2,6 +2,7 @@ package hub
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,6 +28,9 @@ const (
 	Operator Role = "operator" // makes and deletes snapshots
 	Agent    Role = "agent"    // hands in a node's part
 )
+
+// readyPath is asked again and again while a hub starts.
+const readyPath = "/readyz"
 
 // A handler answers a request, or returns an error before it has begun to.
 type handler func(w http.ResponseWriter, r *http.Request) error
@@ -57,7 +61,7 @@ func (h *Hub) routes() []route {
 		{"POST", v1 + "/sweep", Operator, h.sweep},
 		{"GET", v1 + "/openapi.json", Anyone, h.getOpenAPI},
 		{"GET", "/healthz", Anyone, h.healthz},
-		{"GET", "/readyz", Anyone, h.readyz},
+		{"GET", readyPath, Anyone, h.readyz},
 		{"GET", "/metrics", Anyone, plain(promhttp.HandlerFor(h.metrics.registry, promhttp.HandlerOpts{}))},
 	}
 	if g, ok := h.cfg.Store.(interface{ GrantHandler() http.Handler }); ok {
@@ -135,7 +139,11 @@ func (h *Hub) serve(rt route) http.Handler {
 			return
 		}
 		if e := problem(err); e.Status >= 500 && r.Context().Err() == nil {
-			h.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", err)
+			level := slog.LevelWarn
+			if rt.path == readyPath {
+				level = slog.LevelDebug // that is an answer, as whoever asks expects
+			}
+			h.log.Log(r.Context(), level, "request failed", "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", err)
 		}
 		writeError(rec, err)
 	})

@@ -41,7 +41,8 @@ type session struct {
 
 	mu      sync.Mutex
 	parts   map[string]*part
-	closing bool // some goroutine is ending the session: no more answers are taken
+	closing bool       // some goroutine is ending the session: no more answers are taken
+	trouble *api.Error // what keeps the one who ends it from that
 	done    *manifest.Manifest
 	failure *api.Error // of a failed or superseded session
 	endedAt time.Time
@@ -53,6 +54,8 @@ type part struct {
 	best     api.Progress // the most of each that was reported: what is above is progress
 	answered bool         // the node has been heard of in this session
 	last     time.Time    // when it last made progress
+	stuck    time.Time    // since when it has told of an error that no patience mends; zero when it has not
+	unsure   bool         // its answer could not be checked, for the store's sake
 	placed   map[string]placed
 	checking bool // a complete answer is being checked: the node is not late
 	node     *manifest.Node
@@ -107,10 +110,20 @@ func (s *session) awaits(name string) bool {
 	return !s.closing && p != nil && !p.settled()
 }
 
+// hopeless is how long a node may tell of an error that waiting does not mend: a
+// few tries.
+const hopeless = 10 * time.Second
+
 // advance notes how far a node says it is, and tells whether it ever was as far.
 // An agent that begins again and again gets nowhere.
-func (p *part) advance(now api.Progress) bool {
+func (p *part) advance(now api.Progress, at time.Time) bool {
 	p.progress = now
+	switch e := now.Error; {
+	case e == nil || e.Code != api.CodeNoSpace && e.Code != api.CodeForbidden:
+		p.stuck = time.Time{}
+	case p.stuck.IsZero():
+		p.stuck = at
+	}
 	b := &p.best
 	further := now.Done > b.Done || now.Bytes > b.Bytes || now.Chunks > b.Chunks
 	b.Done, b.Bytes, b.Chunks = max(b.Done, now.Done), max(b.Bytes, now.Bytes), max(b.Chunks, now.Chunks)
@@ -170,7 +183,8 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 		if !p.answered && !s.req.Import {
 			limit = first
 		}
-		if now.Sub(p.last) > limit || now.After(s.deadline) {
+		stuck := !p.stuck.IsZero() && now.Sub(p.stuck) > hopeless && now.Sub(p.last) > hopeless
+		if stuck || now.Sub(p.last) > limit || now.After(s.deadline) {
 			p.progress.State = stateUnreachable
 			late = append(late, name)
 		}
@@ -197,6 +211,7 @@ func (s *session) view() api.Snapshot {
 		v.Status, v.Error, v.Reasons = api.Failed, s.failure, []string{s.failure.Message}
 		return v
 	}
+	v.Error = s.trouble
 	for _, name := range s.req.Nodes {
 		p := s.parts[name].progress
 		v.Progress = append(v.Progress, p)

@@ -118,7 +118,7 @@ func TestSnapshot(t *testing.T) {
 	if err := c.Delete(t.Context(), again.ID); err != nil {
 		t.Fatal(err)
 	}
-	report, err := c.Sweep(t.Context())
+	report, err := c.Sweep(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestRefusedCreate(t *testing.T) {
 	s := newSite(t, storetest.NewMemory(t, nil), nil)
 	c := s.client()
 	_, err := c.Create(t.Context(), api.CreateRequest{Last: "5m"})
-	e := wantCode(t, err, http.StatusNotFound, api.CodeUnknownNode)
+	e := wantCode(t, err, http.StatusUnprocessableEntity, api.CodeNotRecorded)
 	if !strings.Contains(e.Message, "pcapsule agent") {
 		t.Errorf("%q does not say what to do", e.Message)
 	}
@@ -276,7 +276,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if snap.Status != manifest.Partial || len(snap.Reasons) != 2 ||
-		!strings.HasPrefix(snap.Reasons[0], "node mute: ") || !strings.Contains(snap.Reasons[1], "did not answer in time") {
+		!strings.HasPrefix(snap.Reasons[0], "node mute: ") || !strings.Contains(snap.Reasons[1], "did not arrive in time") {
 		t.Errorf("%+v", snap)
 	}
 	mustVerify(t, st)

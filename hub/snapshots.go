@@ -42,6 +42,11 @@ func (h *Hub) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if r.Context().Err() != nil {
+		// Whoever asked is gone, and never heard its id.
+		_, err := h.giveUp(r, s)
+		return err
+	}
 	writeJSON(w, http.StatusAccepted, s.view())
 	return nil
 }
@@ -296,8 +301,8 @@ func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// giveUp ends a session on request, unless it is about to end by itself. When
-// the store does not take that, the session goes on.
+// giveUp ends a session on request, unless it is about to end by itself. A store
+// that does not take that is told again until it does.
 func (h *Hub) giveUp(r *http.Request, s *session) (mine bool, err error) {
 	s.mu.Lock()
 	mine = s.claim()
@@ -306,12 +311,13 @@ func (h *Hub) giveUp(r *http.Request, s *session) (mine bool, err error) {
 		return false, nil
 	}
 	why := refuse(http.StatusConflict, api.CodeNotCompleted, "snapshot %s was deleted while it was being made", s.name)
-	if err := s.store.Fail(r.Context(), why.Message); err != nil {
-		s.mu.Lock()
-		s.closing = false
-		s.mu.Unlock()
-		return true, err
+	h.background(func(ctx context.Context) { h.fail(ctx, s, why) })
+	select {
+	case <-s.ended:
+		return true, nil
+	case <-h.stopping:
+		return true, unavailable("the hub is stopping: try again")
+	case <-r.Context().Done():
+		return true, r.Context().Err()
 	}
-	h.close(s, nil, why)
-	return true, nil
 }

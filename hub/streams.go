@@ -266,8 +266,16 @@ func (h *Hub) sweep(w http.ResponseWriter, r *http.Request) error {
 	if err := h.awaitReady(r.Context()); err != nil {
 		return err
 	}
-	report, err := h.archive.Sweep(r.Context(), archive.SweepOptions{Now: h.now})
-	h.audit(r, "sweep", err, "scanned", report.Scanned, "deleted", report.Deleted, "freed", report.Freed)
+	dry := false
+	switch q := r.URL.Query().Get("dry_run"); q {
+	case "", "false":
+	case "true":
+		dry = true
+	default:
+		return invalid("dry_run is %.40q: want true or false", q)
+	}
+	report, err := h.archive.Sweep(r.Context(), archive.SweepOptions{Now: h.now, DryRun: dry})
+	h.audit(r, "sweep", err, "dry_run", dry, "scanned", report.Scanned, "deleted", report.Deleted, "freed", report.Freed)
 	if err != nil {
 		return err
 	}

@@ -67,10 +67,8 @@ func retryS3(err error) bool {
 			"RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestThrottled",
 			"InternalError", "ServiceUnavailable":
 			return true
-		case "XMinioStorageFull":
-			return false
 		}
-		return retryStatus(r.StatusCode)
+		return !NoSpaceCode(r.Code) && retryStatus(r.StatusCode)
 	}
 	var dns *net.DNSError
 	var syntax *xml.SyntaxError
@@ -87,6 +85,16 @@ func isNetworkError(err error) bool {
 		errors.Is(err, syscall.ECONNRESET)
 }
 
+// NoSpaceCode tells whether an S3 service that answers with this error code has
+// no room left. Most do so with a status that says something else.
+func NoSpaceCode(code string) bool {
+	switch code {
+	case "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "InsufficientCapacity":
+		return true
+	}
+	return false
+}
+
 // explain says what err means and what can be done.
 func (s *S3) explain(op s3Op, err error) error {
 	r := minio.ToErrorResponse(err)
@@ -96,6 +104,10 @@ func (s *S3) explain(op s3Op, err error) error {
 		return err
 	case r.StatusCode == 0:
 		return s.explainNetwork(err)
+	}
+	if NoSpaceCode(r.Code) {
+		e.text, e.kind = ErrNoSpace.Error()+": free some, or raise the quota", ErrNoSpace
+		return e
 	}
 	switch r.Code {
 	case "NoSuchKey":
@@ -123,8 +135,6 @@ func (s *S3) explain(op s3Op, err error) error {
 		}
 	case "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "ContentSHA256Mismatch":
 		e.text, e.kind = "the bytes that arrived are not those announced", ErrChecksum
-	case "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "InsufficientCapacity":
-		e.text, e.kind = ErrNoSpace.Error()+": free some, or raise the quota", ErrNoSpace
 	case "InvalidObjectState":
 		e.text = "the object is in cold storage: restore it first"
 	case "InvalidBucketName":

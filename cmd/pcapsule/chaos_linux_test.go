@@ -251,9 +251,14 @@ func (c *chaos) survive() {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c.await("a session", func() bool {
-		list, err := c.client().Snapshots(context.Background())
-		return err == nil && slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Name == "survivor" })
+	c.await("a create that waits", func() bool {
+		resp, err := http.Get(testHub + "/metrics")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return err == nil && bytes.Contains(b, []byte(`path="/api/v1/snapshots/{ref}"`))
 	})
 	c.end(c.hub, syscall.SIGKILL)
 	time.Sleep(500 * time.Millisecond)

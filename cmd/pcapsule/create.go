@@ -147,12 +147,17 @@ func showSession(p *progress, s *api.Snapshot) {
 	for _, n := range s.Progress {
 		done += n.Done
 		total += n.Bytes
-		if n.State != "done" {
+		switch {
+		case n.Error != nil:
+			busy = append([]string{n.Node + " is held up: " + n.Error.Message}, busy...)
+		case n.State != "done":
 			busy = append(busy, n.Node+" "+n.State)
 		}
 	}
 	p.set(done, total)
 	switch {
+	case s.Error != nil:
+		p.say("held up: " + s.Error.Message)
 	case len(busy) > 3:
 		p.say(fmt.Sprintf("%s and %d more", busy[0], len(busy)-1))
 	case len(busy) > 0:

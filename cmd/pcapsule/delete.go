@@ -87,7 +87,8 @@ func sweepCommand() *cli.Command {
 snapshots in the making first.
 
    pcapsule sweep
-   pcapsule sweep --dry-run --store s3://forensics/pcapsule`,
+   pcapsule sweep --dry-run
+   pcapsule sweep --store s3://forensics/pcapsule`,
 		Flags: flags([]cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only tell what would go"},
 			outputFlag(),
@@ -122,10 +123,7 @@ func runSweep(c *cli.Context, dry bool) (*api.SweepReport, error) {
 		if err != nil {
 			return nil, err
 		}
-		if dry {
-			return nil, usagef("--dry-run needs --store: a hub sweeps or does not")
-		}
-		return client.Sweep(c.Context)
+		return client.Sweep(c.Context, dry)
 	}
 	a, err := openArchive(c.Context, c.String("store"))
 	if err != nil {

@@ -80,7 +80,7 @@ type Snapshot struct {
 	Created  time.Time  `json:"created"`
 	Nodes    []string   `json:"nodes"`
 	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
-	Error    *Error     `json:"error,omitempty"`    // why it Failed or is Damaged
+	Error    *Error     `json:"error,omitempty"`    // why it Failed or is Damaged, or what holds it up while Creating
 }
 
 // Progress of one node in a session.
@@ -89,9 +89,10 @@ type Progress struct {
 	Node   string `json:"node"`
 	State  string `json:"state"` // waiting, sealing, uploading, done, unreachable
 	Chunks int    `json:"chunks"`
-	Bytes  int64  `json:"bytes"` // to be in the store when done
-	Done   int64  `json:"done"`  // of them, in the store
-	Sent   int64  `json:"sent"`  // of them, sent by this session; the rest was there
+	Bytes  int64  `json:"bytes"`           // to be in the store when done
+	Done   int64  `json:"done"`            // of them, in the store
+	Sent   int64  `json:"sent"`            // of them, sent by this session; the rest was there
+	Error  *Error `json:"error,omitempty"` // what keeps the node from going on, while it does
 }
 
 // Node is a machine whose agent has reported. GET /api/v1/nodes.
@@ -187,11 +188,12 @@ type CompleteRequest struct {
 	Node manifest.Node `json:"node"`
 }
 
-// SweepReport says what a sweep did. POST /api/v1/sweep.
+// SweepReport says what a sweep did, or with dry_run=true what one would do.
+// POST /api/v1/sweep.
 type SweepReport struct {
 	Scanned   int   `json:"scanned"`   // objects looked at
 	Condemned int   `json:"condemned"` // found to be held by no snapshot
 	Deleted   int   `json:"deleted"`   // of those, still unheld, and deleted
-	Freed     int64 `json:"freed"`     // their stored bytes
+	Freed     int64 `json:"freed"`     // their stored bytes; of a dry run, those of the condemned
 	Voided    int   `json:"voided"`    // sessions past their deadline that were ended
 }

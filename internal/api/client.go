@@ -104,7 +104,11 @@ func (c *Client) Snapshot(ctx context.Context, ref string) (*Snapshot, error) {
 
 // Create asks for a snapshot. It returns as soon as the hub has begun.
 func (c *Client) Create(ctx context.Context, req CreateRequest) (*Snapshot, error) {
-	return do[Snapshot](ctx, c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
+	s, err := do[Snapshot](ctx, c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
+	if errors.Is(err, ErrUnreachable) && !dialFailed(err) {
+		err = fmt.Errorf("%w; it may have begun the snapshot all the same: see `pcapsule snapshot list`", err)
+	}
+	return s, err
 }
 
 // Delete deletes a snapshot, by name or id. What only it held goes at the next
@@ -114,9 +118,14 @@ func (c *Client) Delete(ctx context.Context, ref string) error {
 	return err
 }
 
-// Sweep deletes what no snapshot holds. It returns when that is done.
-func (c *Client) Sweep(ctx context.Context) (*SweepReport, error) {
-	return do[SweepReport](ctx, c, call{method: http.MethodPost, path: "/sweep", timeout: -1})
+// Sweep deletes what no snapshot holds, or only tells what would go. It returns
+// when that is done.
+func (c *Client) Sweep(ctx context.Context, dryRun bool) (*SweepReport, error) {
+	cl := call{method: http.MethodPost, path: "/sweep", timeout: -1}
+	if dryRun {
+		cl.query = url.Values{"dry_run": {"true"}}
+	}
+	return do[SweepReport](ctx, c, cl)
 }
 
 // Poll tells the hub an agent's state and waits, for about req.Wait, for tasks.

@@ -296,7 +296,7 @@ func TestUpload(t *testing.T) {
 		{"stored", []int{201}, nil, ""},
 		{"taken", []int{412}, nil, ""},
 		{"race", []int{409, 500, 503, 200}, nil, ""},
-		{"over", []int{403}, ErrGrantOver, "expired"},
+		{"over", []int{403}, ErrGrantOver, "BadDigest: no"},
 		{"full", []int{507}, store.ErrNoSpace, ""},
 		{"wrong", []int{400}, nil, "BadDigest: no"},
 	} {

@@ -8,13 +8,15 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"pcapsule/store"
 )
 
 // ErrGrantOver is wrapped when an upload is refused because its grant has
-// expired: ask for a new one.
-var ErrGrantOver = errors.New("the upload grant has expired")
+// expired: ask for a new one. When that is refused at once as well, the store's
+// credentials do not allow it.
+var ErrGrantOver = errors.New("the store refuses the upload grant")
 
 // GrantURL is the absolute URL of a grant, which may be relative to the hub.
 func (c *Client) GrantURL(g *store.Grant) (string, error) {
@@ -60,32 +62,34 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 		}
 		defer resp.Body.Close()
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
-		switch resp.StatusCode {
-		case http.StatusOK, http.StatusCreated, http.StatusPreconditionFailed:
+		code, says := refusal(resp, b)
+		switch {
+		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusCreated, resp.StatusCode == http.StatusPreconditionFailed:
 			return false, nil
-		case http.StatusForbidden:
-			return false, fmt.Errorf("upload: %w (%s)", ErrGrantOver, refusal(resp, b))
-		case http.StatusInsufficientStorage:
-			return false, fmt.Errorf("upload: %w: %s", store.ErrNoSpace, refusal(resp, b))
-		case http.StatusConflict, http.StatusRequestTimeout, http.StatusTooManyRequests:
-			return true, fmt.Errorf("upload: %s", refusal(resp, b))
+		case resp.StatusCode == http.StatusInsufficientStorage, store.NoSpaceCode(code):
+			return false, fmt.Errorf("upload: %w (%s)", store.ErrNoSpace, says)
+		case resp.StatusCode == http.StatusForbidden:
+			return false, fmt.Errorf("upload: %w (%s)", ErrGrantOver, says)
+		case resp.StatusCode == http.StatusConflict, resp.StatusCode == http.StatusRequestTimeout, resp.StatusCode == http.StatusTooManyRequests:
+			return true, fmt.Errorf("upload: %s", says)
 		default:
-			return resp.StatusCode >= 500, fmt.Errorf("upload: %s", refusal(resp, b))
+			return resp.StatusCode >= 500, fmt.Errorf("upload: %s", says)
 		}
 	})
 }
 
 // refusal is what an answer says, in one line: S3's XML has its reason in Code
 // and Message, a hub's is plain text.
-func refusal(resp *http.Response, body []byte) string {
+func refusal(resp *http.Response, body []byte) (code, says string) {
 	var x struct {
 		Code    string
 		Message string
 	}
 	if xml.Unmarshal(body, &x) == nil && x.Code != "" {
-		return fmt.Sprintf("%s: %s: %s", resp.Status, x.Code, x.Message)
+		return x.Code, fmt.Sprintf("%s: %s: %s", resp.Status, x.Code, x.Message)
 	}
-	return fmt.Sprintf("%s: %.200q", resp.Status, body)
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	return "", fmt.Sprintf("%s: %.200s", resp.Status, strings.ToValidUTF8(line, "?"))
 }
 
 // withoutQuery keeps the signature of a presigned URL out of errors and logs.

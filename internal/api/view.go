@@ -135,7 +135,7 @@ func (s *gapSum) lack(kind string) string {
 	case manifest.GapDamaged:
 		return "was recorded, but the ring's disk gave back other bytes than were written: check that disk" + s.details()
 	case manifest.GapUnreachable:
-		return "is missing: the node did not answer in time" + s.details()
+		return "is missing: the part of the node did not arrive in time" + s.details()
 	default:
 		return "is incomplete: " + kind + s.details()
 	}
