@@ -214,6 +214,10 @@ func once(ctx context.Context, o options, g *generator, tr traffic, p program, r
 		return Result{}, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	settle()
+	rss, err := peakRSS(cmd.Process.Pid)
+	if err != nil {
+		return Result{}, err
+	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		return Result{}, err
 	}
@@ -231,8 +235,23 @@ func once(ctx context.Context, o options, g *generator, tr traffic, p program, r
 		Packets: sent.packets, Bytes: sent.bytes, Rate: float64(sent.packets) / sent.took.Seconds(),
 		Lost: sent.packets - recorded,
 		CPU:  (user + sys) / million, User: user / million,
-		RSS: use.Maxrss * 1024, Stored: stored,
+		RSS: rss, Stored: stored,
 	}, nil
+}
+
+// peakRSS is the most memory that a process held so far, in bytes. Unlike the
+// figure of wait4 it begins when the program does, and not with this one's.
+func peakRSS(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(b), "\nVmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
+	}
+	return kib * 1024, nil
 }
 
 func seconds(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
