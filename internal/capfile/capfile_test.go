@@ -250,12 +250,12 @@ func TestClock(t *testing.T) {
 		{1, 9, math.MaxInt64, -1},
 		{math.MaxInt64, 9, 1, -1},
 	} {
-		got, err := clock{tt.resolution, tt.offset}.nanoseconds(tt.ticks)
-		if err != nil {
+		got, ok := clock{tt.resolution, tt.offset}.nanoseconds(tt.ticks)
+		if !ok {
 			got = -1
 		}
 		if got != tt.want {
-			t.Errorf("%d ticks of resolution %#x, offset %d: %d (%v), want %d", tt.ticks, tt.resolution, tt.offset, got, err, tt.want)
+			t.Errorf("%d ticks of resolution %#x, offset %d: %d, want %d", tt.ticks, tt.resolution, tt.offset, got, tt.want)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package capfile
 
 import (
-	"fmt"
 	"math"
 	"math/bits"
 )
@@ -12,22 +11,22 @@ type clock struct {
 	offset     int64 // seconds to add
 }
 
-// nanoseconds is the time of ticks, since the Unix epoch.
-func (c clock) nanoseconds(ticks uint64) (int64, error) {
-	errRange := fmt.Errorf("%w: a packet's time is not between 1970 and 2262", ErrFormat)
+// nanoseconds is the time of ticks, since the Unix epoch, and whether it is one
+// that pcapsule can keep: from 1970 to 2262.
+func (c clock) nanoseconds(ticks uint64) (int64, bool) {
 	ns, ok := scaleTicks(ticks, c.resolution)
 	if !ok || ns > math.MaxInt64 {
-		return 0, errRange
+		return 0, false
 	}
 	const maxSeconds = math.MaxInt64 / 1_000_000_000
 	if c.offset > maxSeconds || c.offset < -maxSeconds {
-		return 0, errRange
+		return 0, false
 	}
 	t := int64(ns) + c.offset*1e9
 	if t < 0 || c.offset > 0 && t < int64(ns) {
-		return 0, errRange
+		return 0, false
 	}
-	return t, nil
+	return t, true
 }
 
 // scaleTicks is ticks in nanoseconds, and whether they fit.

@@ -57,11 +57,57 @@ func (f *Reader) openPcap() error {
 		return fmt.Errorf("%w: pcap version %d.%d, want 2.x", ErrFormat, major, minor)
 	}
 	s.swapped = minor <= 3
-	f.interfaces = []Interface{{
-		LinkType: uint16(order.Uint32(h[20:])), // the upper half tells of frame check sequences
-		SnapLen:  order.Uint32(h[16:]),
-	}}
+	link := order.Uint32(h[20:])
+	f.interfaces = []Interface{{LinkType: uint16(link), SnapLen: order.Uint32(h[16:])}}
+	if link&hasFCS != 0 {
+		f.skipped["length of frame check sequences"]++
+	}
+	if maker := f.variant(minor); magic == magicMicros && maker != "" {
+		return fmt.Errorf("%w: it looks like pcap as %s writes it: let Wireshark's editcap convert it first", ErrFormat, maker)
+	}
 	return nil
+}
+
+// hasFCS stands above the link type: the top four bits are the length of the
+// frame check sequence that packets end with.
+const hasFCS = 1 << 26
+
+// variant names the maker of a file with the magic number and version of pcap but
+// other packet headers, as far as the beginning of the file tells. Wireshark
+// tells these files by the same signs.
+func (f *Reader) variant(minor uint16) string {
+	if minor == 2 {
+		switch f.interfaces[0].LinkType { // of RFC 1573: Ethernet, token ring, FDDI, loopback
+		case 6, 9, 15, 24:
+			return "AIX"
+		}
+	}
+	b, _ := f.src.r.Peek(f.src.r.Size())
+	switch {
+	case f.pcap.secondFits(b, 16):
+	case f.pcap.secondFits(b, 20):
+		return "Nokia's IPSO"
+	case f.pcap.secondFits(b, 24):
+		return "a modified tcpdump"
+	}
+	return ""
+}
+
+// secondFits tells whether b, the packets of a file, has a sensible second packet
+// header where it should be if headers have so many bytes.
+func (s *pcapState) secondFits(b []byte, header int) bool {
+	const day, longest = 24 * 60 * 60, 262144
+	if len(b) < header {
+		return false
+	}
+	at := uint64(header) + uint64(s.order.Uint32(b[8:]))
+	if at+16 > uint64(len(b)) {
+		return false
+	}
+	second := b[at:]
+	captured, orig := s.order.Uint32(second[8:]), s.order.Uint32(second[12:])
+	apart := int64(s.order.Uint32(second)) - int64(s.order.Uint32(b))
+	return s.order.Uint32(second[4:]) < 1e6 && captured > 0 && captured <= orig && orig <= longest && apart > -day && apart < day
 }
 
 func (f *Reader) nextPcap(p *Packet) error {

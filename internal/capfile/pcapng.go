@@ -13,6 +13,8 @@ type pcapngState struct {
 	order   binary.ByteOrder // nil before the first section header
 	first   int              // in Reader.interfaces, the first of this section
 	clocks  []clock          // of this section's interfaces
+	drops   []uint64         // of this section's interfaces, as their last statistics say
+	earlier uint64           // drops of the sections before
 	last    int64            // time of the packet before, for packets without one
 	options []byte           // of the packet, kept
 }
@@ -23,39 +25,31 @@ func (f *Reader) nextPcapng(p *Packet) error {
 		if err != nil {
 			return err
 		}
-		switch typ {
-		case pcapng.BlockIDB:
-			err = f.interfaceBlock(body)
-		case pcapng.BlockEPB:
-			return f.enhancedPacket(p, body)
-		case pcapng.BlockOPB:
-			return f.obsoletePacket(p, body)
-		case pcapng.BlockSPB:
-			return f.simplePacket(p, body)
-		case pcapng.BlockSHB:
-		default:
-			f.skipped[blockName(typ)]++
-		}
-		if err != nil {
+		if packet, err := f.take(p, typ, body); packet || err != nil {
 			return err
 		}
 	}
 }
 
-func blockName(typ uint32) string {
+// take takes in a block, and tells whether it was a packet, which is then in p.
+func (f *Reader) take(p *Packet, typ uint32, body []byte) (packet bool, err error) {
 	switch typ {
-	case pcapng.BlockNRB:
-		return "name resolution"
+	case pcapng.BlockEPB:
+		return f.enhancedPacket(p, body)
+	case pcapng.BlockOPB:
+		return f.obsoletePacket(p, body)
+	case pcapng.BlockSPB:
+		return true, f.simplePacket(p, body)
+	case pcapng.BlockIDB:
+		return false, f.interfaceBlock(body)
 	case pcapng.BlockISB:
-		return "interface statistics"
-	case pcapng.BlockJournal:
-		return "systemd journal"
-	case pcapng.BlockDSB:
-		return "decryption secrets"
-	case pcapng.BlockCustom, pcapng.BlockPrivate:
-		return "custom"
+		return false, f.statistics(body)
+	case pcapng.BlockSHB:
+		f.sectionComments(body)
+	default:
+		f.skipped[blockName(typ)]++
 	}
-	return fmt.Sprintf("block type %#x", typ)
+	return false, nil
 }
 
 // block reads one block and returns what is between its lengths. A section
@@ -80,6 +74,7 @@ func (f *Reader) block() (typ uint32, body []byte, err error) {
 		default:
 			return 0, nil, fmt.Errorf("%w: a section header with byte-order magic % x", ErrFormat, h[8:])
 		}
+		s.endStatistics()
 		s.first, s.clocks = len(f.interfaces), s.clocks[:0]
 	}
 	typ, total := s.order.Uint32(h[:]), s.order.Uint32(h[4:])
@@ -124,6 +119,10 @@ func (f *Reader) interfaceBlock(b []byte) error {
 			c.resolution = v[0]
 		case code == pcapng.OptIfTSOffset && len(v) == 8:
 			c.offset = int64(s.order.Uint64(v))
+		case code == pcapng.OptComment:
+			f.skipped["comment on an interface"]++
+		case code == optIfFCSLen:
+			f.skipped["length of frame check sequences"]++
 		}
 	})
 	if err != nil {
@@ -134,42 +133,47 @@ func (f *Reader) interfaceBlock(b []byte) error {
 	return nil
 }
 
-func (f *Reader) enhancedPacket(p *Packet, b []byte) error {
+const optIfFCSLen = 13 // if_fcslen
+
+func (f *Reader) enhancedPacket(p *Packet, b []byte) (bool, error) {
 	s := &f.pcapng
 	if len(b) < 20 {
-		return fmt.Errorf("%w: a packet block of %d bytes", ErrFormat, len(b))
+		return false, fmt.Errorf("%w: a packet block of %d bytes", ErrFormat, len(b))
 	}
 	ticks := uint64(s.order.Uint32(b[4:]))<<32 | uint64(s.order.Uint32(b[8:]))
 	return f.timedPacket(p, s.order.Uint32(b), ticks, s.order.Uint32(b[12:]), s.order.Uint32(b[16:]), b[20:])
 }
 
-func (f *Reader) obsoletePacket(p *Packet, b []byte) error {
+func (f *Reader) obsoletePacket(p *Packet, b []byte) (bool, error) {
 	s := &f.pcapng
 	if len(b) < 20 {
-		return fmt.Errorf("%w: a packet block of %d bytes", ErrFormat, len(b))
+		return false, fmt.Errorf("%w: a packet block of %d bytes", ErrFormat, len(b))
 	}
 	ticks := uint64(s.order.Uint32(b[4:]))<<32 | uint64(s.order.Uint32(b[8:]))
 	return f.timedPacket(p, uint32(s.order.Uint16(b)), ticks, s.order.Uint32(b[12:]), s.order.Uint32(b[16:]), b[20:])
 }
 
-// timedPacket takes in a packet whose data and options are in rest.
-func (f *Reader) timedPacket(p *Packet, iface uint32, ticks uint64, captured, orig uint32, rest []byte) (err error) {
+// timedPacket takes in a packet whose data and options are in rest, unless its
+// time cannot be kept.
+func (f *Reader) timedPacket(p *Packet, iface uint32, ticks uint64, captured, orig uint32, rest []byte) (bool, error) {
 	s := &f.pcapng
 	if uint64(iface) >= uint64(len(s.clocks)) {
-		return fmt.Errorf("%w: a packet of interface %d, of %d that are described", ErrFormat, iface, len(s.clocks))
+		return false, fmt.Errorf("%w: a packet of interface %d, of %d that are described", ErrFormat, iface, len(s.clocks))
 	}
 	if uint64(captured) > uint64(len(rest)) {
-		return fmt.Errorf("%w: a packet of %d bytes in a block with %d", ErrFormat, captured, len(rest))
+		return false, fmt.Errorf("%w: a packet of %d bytes in a block with %d", ErrFormat, captured, len(rest))
 	}
-	*p = Packet{Interface: s.first + int(iface), OrigLen: max(orig, captured), Data: rest[:captured]}
-	if p.Time, err = s.clocks[iface].nanoseconds(ticks); err != nil {
-		return err
+	time, ok := s.clocks[iface].nanoseconds(ticks)
+	if !ok {
+		f.lost["packets of a time before 1970 or after 2262"]++
+		return false, nil
 	}
-	s.last = p.Time
+	*p = Packet{Interface: s.first + int(iface), Time: time, OrigLen: max(orig, captured), Data: rest[:captured]}
+	s.last = time
 	if options := int(captured+3) &^ 3; options < len(rest) {
-		return f.packetOptions(p, rest[options:])
+		return true, f.packetOptions(p, rest[options:])
 	}
-	return nil
+	return true, nil
 }
 
 // simplePacket takes in a packet without time, interface and options: it is of
@@ -187,6 +191,7 @@ func (f *Reader) simplePacket(p *Packet, b []byte) error {
 	if uint64(captured) > uint64(len(b)-4) {
 		return fmt.Errorf("%w: a packet of %d bytes in a block with %d", ErrFormat, captured, len(b)-4)
 	}
+	f.untimed++
 	*p = Packet{Interface: s.first, Time: s.last, OrigLen: orig, Data: b[4 : 4+captured]}
 	return nil
 }
@@ -202,7 +207,10 @@ func (f *Reader) packetOptions(p *Packet, b []byte) error {
 		case code == pcapng.OptFlags && len(v) == 4:
 			p.Flags = s.order.Uint32(v)
 			return
-		case code == pcapng.OptFlags, code == pcapng.OptHash, code == pcapng.OptVerdict:
+		case code == pcapng.OptFlags:
+			return
+		case code == pcapng.OptHash, code == pcapng.OptVerdict:
+			f.skipped["hash or verdict of a packet"]++
 			return
 		}
 		native := s.order == binary.ByteOrder(binary.LittleEndian)
@@ -217,7 +225,7 @@ func (f *Reader) packetOptions(p *Packet, b []byte) error {
 			process, thread := s.order.Uint32(v), s.order.Uint32(v[4:])
 			v = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(le[:0], process), thread)
 		default: // its byte order is not known
-			f.skipped["packet option"]++
+			f.skipped["option of a packet, of unknown byte order"]++
 			return
 		}
 		s.options = pcapng.AppendOption(s.options, code, v)

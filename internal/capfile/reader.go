@@ -23,12 +23,13 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// Errors that callers branch on.
+// Errors that callers branch on. All whole packets before them have been returned.
+// An error that wraps neither is that of reading the file.
 var (
-	// ErrTruncated says that the file ends inside a packet or a block. All whole
-	// packets before it have been returned.
+	// ErrTruncated says that the file ends inside a packet or a block.
 	ErrTruncated = errors.New("capture ends inside a packet")
-	// ErrFormat says that this is no capture file, or that it is damaged.
+	// ErrFormat says that this is no capture file, or that it is damaged from here
+	// on.
 	ErrFormat = errors.New("not a readable capture")
 )
 
@@ -60,6 +61,8 @@ type Reader struct {
 	format     func(*Reader, *Packet) error
 	interfaces []Interface
 	skipped    map[string]int
+	lost       map[string]int
+	untimed    int
 	packet     Packet
 	packets    uint64
 	err        error // sticky
@@ -70,11 +73,15 @@ type Reader struct {
 
 // NewReader reads as much of r as it takes to know what it is.
 func NewReader(r io.Reader) (*Reader, error) {
-	br, err := decompressed(bufio.NewReaderSize(r, 1<<16))
+	in := &input{r: r}
+	br, err := decompressed(bufio.NewReaderSize(in, 1<<16))
+	if in.err != nil {
+		return nil, fmt.Errorf("read capture: %w", in.err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	f := &Reader{src: source{r: br}, skipped: map[string]int{}}
+	f := &Reader{src: source{r: br, input: in}, skipped: map[string]int{}, lost: map[string]int{}}
 	magic, err := br.Peek(4)
 	if err != nil {
 		if len(magic) == 0 && errors.Is(err, io.EOF) {
@@ -128,7 +135,8 @@ func decompressed(br *bufio.Reader) (*bufio.Reader, error) {
 }
 
 // Next returns the next packet, io.EOF after the last, and ErrTruncated (wrapped)
-// when the file ends early.
+// when the file ends early. A packet whose time cannot be kept it leaves out; see
+// Lost.
 func (f *Reader) Next() (*Packet, error) {
 	if f.err != nil {
 		return nil, f.err
@@ -147,12 +155,25 @@ func (f *Reader) Next() (*Packet, error) {
 // Interface describes interface i of a Packet.
 func (f *Reader) Interface(i int) Interface { return f.interfaces[i] }
 
-// Skipped counts what the file held beside packets and interfaces, by kind.
-func (f *Reader) Skipped() map[string]int { return f.skipped }
+// input is the file as it is, and remembers its error, for decompression reports
+// what fails below it in words of its own.
+type input struct {
+	r   io.Reader
+	err error // other than io.EOF
+}
+
+func (i *input) Read(b []byte) (int, error) {
+	n, err := i.r.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		i.err = err
+	}
+	return n, err
+}
 
 // source reads exact lengths and tells a clean end from an early one.
 type source struct {
 	r      *bufio.Reader
+	input  *input
 	offset int64 // uncompressed bytes read
 	buf    []byte
 }
@@ -169,6 +190,9 @@ func (s *source) full(b []byte) error {
 		return io.EOF
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return ErrTruncated
+	}
+	if s.input.err != nil {
+		return fmt.Errorf("read capture: %w", s.input.err)
 	}
 	return fmt.Errorf("%w: %w", ErrFormat, err)
 }
