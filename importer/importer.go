@@ -158,6 +158,10 @@ func (n *node) file(ctx context.Context, f File) error {
 			n.gap(manifest.GapTruncated, base+" ends inside a packet", 1)
 			break
 		}
+		if errors.Is(err, capfile.ErrFormat) && i > 0 {
+			n.gap(manifest.GapTruncated, fmt.Sprintf("%s is damaged, and was not read any further: %v", base, err), 0)
+			break
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}
@@ -183,10 +187,26 @@ func (n *node) file(ctx context.Context, f File) error {
 		}
 		n.first, n.last = min(n.first, p.Time), max(n.last, p.Time)
 	}
+	n.beside(base, capture)
+	return nil
+}
+
+// beside records what a file held that is not in the chunks, and what it says was
+// lost before.
+func (n *node) beside(base string, capture *capfile.Reader) {
 	for kind, count := range capture.Skipped() {
 		n.gap(manifest.GapSkipped, base+" held more than packets: "+kind, uint64(count))
 	}
-	return nil
+	for kind, count := range capture.Lost() {
+		n.gap(manifest.GapTruncated, base+" held what a chunk cannot: "+kind, uint64(count))
+	}
+	if count := capture.Untimed(); count > 0 {
+		n.gap(manifest.GapSkipped, base+" held packets without a time: each has that of the packet before", uint64(count))
+	}
+	if drops := capture.Drops(); drops > 0 {
+		n.cutter.Drops(drops)
+		n.gap(manifest.GapKernelDrop, base+" says that packets were lost when it was captured", drops)
+	}
 }
 
 // open opens a file, counting what is read of it.

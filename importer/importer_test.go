@@ -194,6 +194,37 @@ func TestLosses(t *testing.T) {
 	}
 }
 
+// TestDamage: what stands before damage is imported, and the node says that the
+// rest is not. What the file says was lost before is a gap, too, and a number in
+// a chunk.
+func TestDamage(t *testing.T) {
+	drops := uint64(7)
+	b := pcapng.AppendSectionHeader(nil, pcapng.SectionHeader{})
+	b = pcapng.AppendInterface(b, pcapng.Interface{LinkType: 1, TSResol: 9, Name: "eth0"})
+	b = pcapng.AppendPacket(b, &pcapng.Packet{Time: 5, OrigLen: 2, Data: []byte("ab")})
+	b = pcapng.AppendStatistics(b, &pcapng.Statistics{OSDrop: &drops})
+	b = append(b, "and here the disk had something else"...)
+	name := strings.Repeat("\xff", 240) // each byte of which becomes three
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nodes, m, err := run(t, File{strings.Repeat("n", 253), path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := nodes[0]
+	if got, _ := m.packets(t, n); len(got) != 1 {
+		t.Errorf("%d packets, want 1", len(got))
+	}
+	if n.Status != manifest.Partial || len(n.Gaps) != 2 || !strings.Contains(n.Reasons[0], "damaged") {
+		t.Errorf("status %s, reasons %q, gaps %+v", n.Status, n.Reasons, n.Gaps)
+	}
+	if g := n.Gaps[0]; g.Reason != manifest.GapKernelDrop || g.Count != 7 || n.Streams[0].Drops != 7 {
+		t.Errorf("gap %+v and %d drops, want 7 in both", g, n.Streams[0].Drops)
+	}
+}
+
 func TestGivenTwice(t *testing.T) {
 	a, want := capture(t, "a.pcap", span(1e9, 2e9, 1e7))
 	nodes, m, err := run(t, File{"n", a}, File{"n", a})

@@ -35,7 +35,11 @@ func (n *node) part(ctx context.Context, entries []manifest.Entry) (*manifest.No
 		part.Gaps = append(part.Gaps, *g)
 		if g.Reason == manifest.GapTruncated {
 			part.Status = manifest.Partial
-			part.Reasons = append(part.Reasons, fmt.Sprintf("%s (%d lost or cut short)", g.Detail, g.Count))
+			reason := g.Detail
+			if g.Count > 0 {
+				reason = fmt.Sprintf("%s (%d lost or cut short)", g.Detail, g.Count)
+			}
+			part.Reasons = append(part.Reasons, manifest.Clean(reason))
 		}
 	}
 	slices.SortFunc(part.Gaps, func(a, b manifest.Gap) int {
@@ -83,7 +87,7 @@ func Manifest(nodes []manifest.Node) *manifest.Manifest {
 		if n.Status == manifest.Partial {
 			m.Status = manifest.Partial
 			for _, r := range n.Reasons {
-				m.Reasons = append(m.Reasons, "node "+n.Name+": "+r)
+				m.Reasons = append(m.Reasons, manifest.Clean("node "+n.Name+": "+r))
 			}
 		}
 	}

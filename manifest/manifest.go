@@ -34,9 +34,9 @@ const (
 	GapUnreachable = "unreachable"  // the node did not answer
 	GapClockStep   = "clock-step"   // the node's clock jumped; Count is the jump in nanoseconds, Detail its direction
 	GapDamaged     = "damaged"      // a chunk in the ring no longer had its hash
-	GapTruncated   = "truncated"    // an import ended inside a packet, or held longer ones than a chunk can
+	GapTruncated   = "truncated"    // an import ended inside a packet or in damage, or held some that a chunk cannot
 	GapNotImported = "not-imported" // the imported files of this node hold nothing of that time
-	GapSkipped     = "skipped"      // an import held blocks other than packets that a chunk does not carry
+	GapSkipped     = "skipped"      // an import held something other than packets, or packets without a time
 )
 
 // A Manifest is the root of a snapshot. The signature covers its exact bytes,
