@@ -168,15 +168,21 @@ func (a *Archive) Void(ctx context.Context, id, successor, reason string) (Outco
 	// The manifest of a deleted snapshot may have been swept away: its place is
 	// not free for that. Should it be swept just now, the marker is in its place,
 	// and the tombstone still counts.
-	if deleted, err := a.deleted(ctx, id); err != nil || deleted {
-		return Outcome{State: Deleted}, err
+	switch deleted, err := a.deleted(ctx, id); {
+	case err != nil:
+		return Outcome{}, fmt.Errorf("void session %s: %w", id, err)
+	case deleted:
+		return Outcome{State: Deleted}, nil
 	}
 	there, err := a.putOnce(ctx, manifest.ManifestPath(id), b, manifest.MaxManifest)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("void session %s: %w: %w", id, ErrUndecided, err)
 	}
-	if deleted, err := a.deleted(ctx, id); err != nil || deleted {
-		return Outcome{State: Deleted}, err
+	switch deleted, err := a.deleted(ctx, id); {
+	case err != nil:
+		return Outcome{}, fmt.Errorf("void session %s: %w", id, err)
+	case deleted:
+		return Outcome{State: Deleted}, nil
 	}
 	v, damaged := readVerdict(there, id)
 	if !damaged {
