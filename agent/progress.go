@@ -76,11 +76,17 @@ func (r *reporter) begin(chunks []ring.Chunk) {
 	}
 }
 
-// trouble says what holds the part up, until it goes on.
-func (r *reporter) trouble(err error) {
+// trouble says what holds the part up, until it goes on, and tells whether that
+// is news.
+func (r *reporter) trouble(err error) (news bool) {
+	e := describe(err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.p.Error = describe(err)
+	if r.p.Error != nil && *r.p.Error == *e {
+		return false
+	}
+	r.p.Error = e
+	return true
 }
 
 // describe is an error for the hub, and for the people who wait there.

@@ -112,8 +112,9 @@ func (a *agent) carryOut(ctx context.Context, s *session) {
 			return
 		}
 		if ctx.Err() == nil {
-			log.Warn("part not handed in yet", "err", err)
-			report.trouble(err)
+			if report.trouble(err) {
+				log.Warn("part not handed in yet", "err", err)
+			}
 			pause = a.backoff(ctx, pause)
 		}
 	}

@@ -164,9 +164,8 @@ func (u *uploader) send(ctx context.Context, o api.Object, place api.Placement, 
 			return "", err
 		}
 		// A grant may expire while others are used; a fresh one may not.
-		if fresh || !errors.Is(err, api.ErrGrantOver) {
+		if (fresh || !errors.Is(err, api.ErrGrantOver)) && u.report.trouble(err) {
 			u.a.log.Warn("upload failed; trying again", "session", u.session, "key", place.Key, "err", err)
-			u.report.trouble(err)
 		}
 		pause = u.a.backoff(ctx, pause)
 		if place, err = u.place(ctx, o); err != nil || place.Grant == nil {

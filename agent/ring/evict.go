@@ -64,6 +64,9 @@ func (r *Ring) withRoom(n int64, do func() error) error {
 			break
 		}
 		freed += f
+		for stream, t := range r.state.Evicted {
+			raise(&r.state.Crowded, stream, int64(t))
+		}
 	}
 	r.mu.Unlock()
 	if err = do(); noSpace(err) {

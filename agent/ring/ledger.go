@@ -12,6 +12,9 @@ import (
 // coalesce is how close gaps of one kind are to be kept as one.
 const coalesce = manifest.Nanos(time.Second)
 
+// crowdedDetail is what is said of what went before the ring had its size.
+const crowdedDetail = "its disk was full: free some space there"
+
 // Begin says that the capture of stream starts at at.
 func (r *Ring) Begin(stream string, at int64) {
 	r.mu.Lock()
@@ -163,7 +166,11 @@ func (s *state) ledger(stream string, window manifest.Interval, evicted manifest
 	recorded := intersect(union(ran), all)
 	l.Coverage = subtract(recorded, gone)
 	for _, i := range intersect(recorded, gone) {
-		l.Gaps = append(l.Gaps, Gap{Stream: stream, Reason: manifest.GapEvicted, From: i.From, To: i.To})
+		g := Gap{Stream: stream, Reason: manifest.GapEvicted, From: i.From, To: i.To}
+		if s.Crowded[stream] >= i.To-1 {
+			g.Detail = crowdedDetail
+		}
+		l.Gaps = append(l.Gaps, g)
 	}
 	for _, i := range subtract(subtract(all, recorded), union(steps)) {
 		l.Gaps = append(l.Gaps, Gap{Stream: stream, Reason: manifest.GapNotRunning, From: i.From, To: i.To})

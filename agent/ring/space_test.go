@@ -68,6 +68,10 @@ func TestFileSystemFull(t *testing.T) {
 	if r.Usage().Oldest <= start {
 		t.Error("nothing was evicted")
 	}
+	r.Flushed(chunker.Packets, at)
+	if l := r.Ledger(chunker.Packets, start, at); len(l.Gaps) != 1 || l.Gaps[0].Reason != manifest.GapEvicted || l.Gaps[0].Detail != crowdedDetail {
+		t.Errorf("what went since the disk was full is told as %+v", l.Gaps)
+	}
 
 	// Somebody else fills the disk, and the ring gives way.
 	filler := filepath.Join(dir, "filler")

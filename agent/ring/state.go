@@ -35,11 +35,12 @@ const (
 type state struct {
 	Format   string                    `json:"format"`
 	Version  int                       `json:"version"`
-	Runs     []run                     `json:"runs"`     // when capture ran; of each stream in order of time of recording
-	Gaps     []Gap                     `json:"gaps"`     // in order of time of recording
-	Evicted  map[string]manifest.Nanos `json:"evicted"`  // by stream: the last time of what was evicted
-	Evicting []string                  `json:"evicting"` // chunks that may have been evicted, and count as that once they are gone
-	Pins     map[string]pin            `json:"pins"`     // by session
+	Runs     []run                     `json:"runs"`              // when capture ran; of each stream in order of time of recording
+	Gaps     []Gap                     `json:"gaps"`              // in order of time of recording
+	Evicted  map[string]manifest.Nanos `json:"evicted"`           // by stream: the last time of what was evicted
+	Crowded  map[string]manifest.Nanos `json:"crowded,omitempty"` // by stream: the last time of what was evicted since the disk was full, not the ring
+	Evicting []string                  `json:"evicting"`          // chunks that may have been evicted, and count as that once they are gone
+	Pins     map[string]pin            `json:"pins"`              // by session
 
 	Interfaces []sighting `json:"interfaces"` // that packets were recorded on
 }

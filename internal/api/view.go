@@ -125,7 +125,10 @@ func (s *gapSum) add(g manifest.Gap, window manifest.Interval) {
 func (s *gapSum) lack(kind string) string {
 	switch kind {
 	case manifest.GapEvicted:
-		return "had been recycled by the ring: make the ring larger (--ring-size)" + s.details()
+		if len(s.detail) > 0 {
+			return "had been recycled by the ring" + s.details()
+		}
+		return "had been recycled by the ring: make the ring larger (--ring-size)"
 	case manifest.GapNotRunning:
 		return "was not recorded: no capture ran there then" + s.details()
 	case manifest.GapRingOverrun:
