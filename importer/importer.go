@@ -64,7 +64,7 @@ func Run(ctx context.Context, opt Options) ([]manifest.Node, error) {
 	}
 	dir, err := os.MkdirTemp("", "pcapsule-import-")
 	if err != nil {
-		return nil, fmt.Errorf("make a folder for chunks on their way: %w", err)
+		return nil, temporary(err)
 	}
 	defer os.RemoveAll(dir)
 	files := map[string][]File{}

@@ -54,7 +54,7 @@ func (s *sink) Create(string) (chunker.Part, error) {
 	}
 	f, err := os.CreateTemp(s.dir, "chunk-")
 	if err != nil {
-		return nil, fmt.Errorf("make a file for a chunk: %w", err)
+		return nil, temporary(err)
 	}
 	return &part{sink: s, file: f, sum: sha256.New()}, nil
 }
@@ -68,7 +68,15 @@ type part struct {
 func (p *part) Write(b []byte) (int, error) {
 	n, err := p.file.Write(b)
 	p.sum.Write(b[:n])
+	if err != nil {
+		err = temporary(err)
+	}
 	return n, err
+}
+
+// temporary is the error of a chunk's file in the temporary folder.
+func temporary(err error) error {
+	return fmt.Errorf("%w: chunks on their way need about 64 MiB in the temporary folder: make room, or set TMPDIR to another", err)
 }
 
 // Abort removes the chunk, which is not on its way.
