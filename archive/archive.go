@@ -106,8 +106,8 @@ func (a *Archive) Load(ctx context.Context, id string) (*Snapshot, error) {
 }
 
 // Find returns the living snapshot that ref names or is the id of. When there is
-// none, the ErrNotFound says what there is; when several have the name, which two
-// sessions that raced can bring about, the ErrAmbiguous says their ids.
+// none, the ErrNotFound says what there is. Should several have the name, in an
+// archive put together from others, the ErrAmbiguous says their ids.
 func (a *Archive) Find(ctx context.Context, ref string) (*Snapshot, error) {
 	if manifest.CheckID(ref) == nil {
 		return a.Load(ctx, ref)

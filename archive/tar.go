@@ -192,7 +192,7 @@ func (a *Archive) fetch(ctx context.Context, key manifest.ObjectKey, size int64)
 	defer r.Close()
 	b := make([]byte, size+1)
 	n, err := io.ReadFull(r, b)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("fetch %s: %w", key, err)
 	}
 	b = b[:n]

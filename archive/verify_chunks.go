@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -193,7 +194,7 @@ func (c *chunkChecker) check(ctx context.Context, st store.Store, j chunkJob) (c
 			err = r.Next(&c.batch)
 		}
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		return f, fmt.Errorf("%w; %s", err, doRebuild)
 	}
 	if err := compareMeta(j.entry, r.Meta()); err != nil {

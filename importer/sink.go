@@ -91,7 +91,7 @@ func (p *part) Seal(m chunker.Meta) error {
 	}
 	p.sum.Sum(o.SHA256[:0])
 	p.sink.group.Go(func() error {
-		defer p.Abort()
+		defer func() { _ = p.Abort() }() // the whole folder goes in the end
 		key, err := p.sink.upload(p.sink.ctx, o)
 		if err != nil {
 			return fmt.Errorf("upload a chunk of node %s: %w", p.sink.node, err)

@@ -105,7 +105,9 @@ func (o *output) end(f Format, p *plan) error {
 			}
 			b = pcapng.AppendStatistics(b, &s)
 		}
-		o.write(b)
+		if err := o.write(b); err != nil {
+			return err
+		}
 	}
 	o.flush(0)
 	return o.err

@@ -115,7 +115,7 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 		if err != nil && !errors.Is(err, archive.ErrUndecided) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 10*time.Second)
 			defer cancel()
-			session.Fail(ctx, "import failed: "+oneLine(err.Error())) // or its deadline ends it
+			_ = session.Fail(ctx, "import failed: "+oneLine(err.Error())) // or its deadline ends it
 		}
 	}()
 	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
@@ -161,7 +161,7 @@ func importToHub(c *cli.Context, name string, opt importer.Options) (snap *api.S
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 5*time.Second)
 			defer cancel()
-			client.Delete(ctx, id)
+			_ = client.Delete(ctx, id) // or the hub gives it up in time
 		}
 	}()
 	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
