@@ -116,6 +116,36 @@ func TestUploadFaults(t *testing.T) {
 	}
 }
 
+// TestTrouble: what keeps a part from the store is told to the hub while it does.
+func TestTrouble(t *testing.T) {
+	h := newTestHub(t)
+	a := startAgent(t, h, t.TempDir(), nil)
+	// Uploads fail until the hub has heard of that.
+	heard := func(code string) bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return slices.ContainsFunc(h.progress, func(p api.Progress) bool { return p.Error != nil && p.Error.Code == code })
+	}
+	h.onUpload(func(w http.ResponseWriter, _ *http.Request, n int) func() {
+		switch {
+		case !heard(api.CodeNoSpace):
+			return func() { w.WriteHeader(http.StatusInsufficientStorage) }
+		case !heard(api.CodeForbidden):
+			return func() { w.WriteHeader(http.StatusForbidden) }
+		}
+		return nil
+	})
+	began := time.Now()
+	a.feed(t, began, 100, time.Microsecond, 1000)
+	h.ask("s", began, time.Now())
+	h.await("s")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if last := h.progress[len(h.progress)-1]; last.Error != nil && last.Done == last.Bytes {
+		t.Errorf("trouble is told when it is over: %+v", last)
+	}
+}
+
 // TestUploadAnswerLost has uploads arrive whose answer does not: the next try is
 // told that the key is taken.
 func TestUploadAnswerLost(t *testing.T) {
