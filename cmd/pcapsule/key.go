@@ -124,6 +124,6 @@ func keyTrust(c *cli.Context) error {
 		}
 		added++
 	}
-	fmt.Fprintf(c.App.ErrWriter, "added %d key(s) to %s\n", added, name)
+	fmt.Fprintf(c.App.ErrWriter, "added %s to %s\n", count(added, "key"), name)
 	return nil
 }

@@ -157,11 +157,11 @@ func writeManifest(c *cli.Context, m *manifest.Manifest) error {
 	for _, w := range api.Of(m).Warnings {
 		field("note", w)
 	}
-	field("window", stamp(m.Window.From.Time())+" to "+stamp(m.Window.To.Time()))
+	field("window", exact(m.Window.From.Time())+" to "+exact(m.Window.To.Time()))
 	field("created", stamp(m.Created.Time())+" by "+m.Creator.Name+" "+m.Creator.Version)
 	field("packets", humanize.Comma(int64(m.Totals.Records)))
 	field("drops", humanize.Comma(int64(m.Totals.Drops)))
-	field("size", fmt.Sprintf("%s in %d chunks (%s before compression)", size(m.Totals.Size), m.Totals.Chunks, size(m.Totals.RawSize)))
+	field("size", fmt.Sprintf("%s in %s (%s before compression)", size(m.Totals.Size), count(m.Totals.Chunks, "chunk"), size(m.Totals.RawSize)))
 	fmt.Fprintln(w)
 	rows := [][]string{{"NODE", "STATUS", "PACKETS", "SIZE", "CLOCK", "KERNEL", "INTERFACES"}}
 	for _, n := range m.Nodes {
@@ -194,7 +194,7 @@ func writeManifest(c *cli.Context, m *manifest.Manifest) error {
 			if g.Interface != "" {
 				detail = strings.TrimSpace(g.Interface + " " + detail)
 			}
-			rows = append(rows, []string{g.Reason, n.Name, stamp(g.From.Time()), stamp(g.To.Time()), count, detail})
+			rows = append(rows, []string{g.Reason, n.Name, exact(g.From.Time()), exact(g.To.Time()), count, detail})
 		}
 	}
 	if len(rows) == 1 {

@@ -100,6 +100,8 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed, 4 partial.`,
 		c.OnUsageError = usageError
 		if len(c.Subcommands) > 0 {
 			c.Action = helpOrUnknown
+		} else {
+			c.HideHelpCommand = true // "help" may be a snapshot's name
 		}
 	})
 	return app

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/urfave/cli/v2"
 
 	"pcapsule/internal/api"
@@ -61,6 +62,9 @@ func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
 // size is a number of bytes for people.
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
+// count is "1 chunk", "2 chunks".
+func count[N int | int64](n N, what string) string { return english.Plural(int(n), what, "") }
+
 // stamp is a time for people, which --from and --to take back.
 func stamp(t time.Time) string {
 	if t.IsZero() {
@@ -68,6 +72,9 @@ func stamp(t time.Time) string {
 	}
 	return t.Local().Format(time.RFC3339)
 }
+
+// exact is stamp with milliseconds.
+func exact(t time.Time) string { return t.Local().Format("2006-01-02T15:04:05.000Z07:00") }
 
 // oneLine keeps what a hostile archive or server says from writing more than its
 // own line on a terminal.

@@ -152,17 +152,17 @@ func writeReport(c *cli.Context, r *archive.Report) {
 		if s.Problems > 0 || s.Signature != archive.SignatureTrusted {
 			state = "BAD "
 		}
-		fmt.Fprintf(w, "%s  %s  %s: %d chunks, %s, signature %s %s\n", state, oneLine(s.Name), s.ID, s.Chunks, size(s.Size), s.Signature, s.Key)
+		fmt.Fprintf(w, "%s  %s  %s: %s, %s, signature %s %s\n", state, oneLine(s.Name), s.ID, count(s.Chunks, "chunk"), size(s.Size), s.Signature, s.Key)
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "note  %s\n", oneLine(n.String()))
 	}
 	switch {
 	case !r.OK():
-		fmt.Fprintf(w, "%d problem(s) in %d snapshot(s)\n", len(r.Problems), len(r.Snapshots))
+		fmt.Fprintf(w, "%s in %s\n", count(len(r.Problems), "problem"), count(len(r.Snapshots), "snapshot"))
 	case !r.Trusted():
 		fmt.Fprintf(w, "every byte is what was signed, but you do not trust who signed: if you know the key, add it with `pcapsule key trust`\n")
 	default:
-		fmt.Fprintf(w, "verified %s in %d snapshot(s): every byte is what was signed\n", size(r.Bytes), len(r.Snapshots))
+		fmt.Fprintf(w, "verified %s in %s: every byte is what was signed\n", size(r.Bytes), count(len(r.Snapshots), "snapshot"))
 	}
 }
