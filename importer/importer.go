@@ -195,17 +195,17 @@ func (n *node) file(ctx context.Context, f File) error {
 // lost before.
 func (n *node) beside(base string, capture *capfile.Reader) {
 	for kind, count := range capture.Skipped() {
-		n.gap(manifest.GapSkipped, base+" held more than packets: "+kind, uint64(count))
+		n.gap(manifest.GapSkipped, base+": "+kind, uint64(count))
 	}
 	for kind, count := range capture.Lost() {
 		n.gap(manifest.GapTruncated, base+" held what a chunk cannot: "+kind, uint64(count))
 	}
 	if count := capture.Untimed(); count > 0 {
-		n.gap(manifest.GapSkipped, base+" held packets without a time: each has that of the packet before", uint64(count))
+		n.gap(manifest.GapUntimed, base, uint64(count))
 	}
 	if drops := capture.Drops(); drops > 0 {
 		n.cutter.Drops(drops)
-		n.gap(manifest.GapKernelDrop, base+" says that packets were lost when it was captured", drops)
+		n.gap(manifest.GapKernelDrop, base+": as its interface statistics say", drops)
 	}
 }
 

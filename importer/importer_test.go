@@ -182,7 +182,7 @@ func TestLosses(t *testing.T) {
 		gaps = append(gaps, fmt.Sprintf("%s %d %s", g.Reason, g.Count, g.Detail))
 	}
 	want := []string{
-		"skipped 1 odd.pcapng held more than packets: decryption secrets",
+		"skipped 1 odd.pcapng: decryption secrets",
 		"truncated 1 odd.pcapng ends inside a packet",
 		"truncated 1 odd.pcapng holds packets of more than 262144 bytes",
 	}

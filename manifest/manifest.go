@@ -36,7 +36,8 @@ const (
 	GapDamaged     = "damaged"      // a chunk in the ring no longer had its hash
 	GapTruncated   = "truncated"    // an import ended inside a packet or in damage, or held some that a chunk cannot
 	GapNotImported = "not-imported" // the imported files of this node hold nothing of that time
-	GapSkipped     = "skipped"      // an import held something other than packets, or packets without a time
+	GapSkipped     = "skipped"      // an import held something other than packets
+	GapUntimed     = "untimed"      // an import held packets without a time: each stands at that of the packet before
 )
 
 // A Manifest is the root of a snapshot. The signature covers its exact bytes,

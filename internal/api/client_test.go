@@ -369,6 +369,8 @@ func TestExplain(t *testing.T) {
 			[]string{"its clock jumped in 2025-11-24 16:00:50–16:00:50 UTC: times around that are off (back)"}},
 		{"import", []manifest.Gap{withDetail(gap(manifest.GapSkipped, 500, 500, 7), "7 name resolution blocks"), withDetail(gap(manifest.GapTruncated, 500, 500, 1), "x.pcap")},
 			[]string{"the capture is cut short (x.pcap)"}, []string{"what is not packets was left out (7 name resolution blocks)"}},
+		{"import that lacks", []manifest.Gap{withDetail(gap(manifest.GapKernelDrop, 0, 100, 7), "x.pcapng"), withDetail(gap(manifest.GapUntimed, 0, 100, 1), "y.pcapng")}, nil,
+			[]string{"the capture had lost 7 packets when it was imported (x.pcapng)", "1 packet had no time: put at that of the packet before (y.pcapng)"}},
 		{"of later versions", []manifest.Gap{gap("solar-flare", 10, 20, 0)}, []string{"2025-11-24 16:00:10–16:00:20 UTC is incomplete: solar-flare"}, nil},
 	} {
 		reasons, warnings := Explain(test.gaps, window)

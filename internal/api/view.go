@@ -52,11 +52,17 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 		}
 		switch when := g.when(); kind {
 		case manifest.GapKernelDrop:
+			if len(g.detail) > 0 { // an import's: of a capture that is over
+				warnings = append(warnings, "the capture had lost "+g.lost()+" when it was imported"+g.details())
+				continue
+			}
 			warnings = append(warnings, fmt.Sprintf("the kernel dropped %s in%s: give the agent more CPU or a larger capture buffer", g.lost(), when))
 		case manifest.GapClockStep:
 			warnings = append(warnings, fmt.Sprintf("its clock jumped in%s: times around that are off", when)+g.details())
 		case manifest.GapSkipped:
 			warnings = append(warnings, "what is not packets was left out"+g.details())
+		case manifest.GapUntimed:
+			warnings = append(warnings, g.lost()+" had no time: put at that of the packet before"+g.details())
 		case manifest.GapNotImported:
 			// The window of an import is what its files span: nothing is missing.
 		case manifest.GapTruncated:
@@ -75,7 +81,8 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 func gapKinds(gaps []manifest.Gap) []string {
 	known := []string{
 		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapRingOverrun, manifest.GapDiskFull,
-		manifest.GapDamaged, manifest.GapTruncated, manifest.GapKernelDrop, manifest.GapClockStep, manifest.GapSkipped,
+		manifest.GapDamaged, manifest.GapTruncated, manifest.GapKernelDrop, manifest.GapClockStep, manifest.GapUntimed,
+		manifest.GapSkipped,
 	}
 	rank := func(kind string) int {
 		if i := slices.Index(known, kind); i >= 0 {
