@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -177,6 +178,11 @@ func TestCompressed(t *testing.T) {
 		"gzip": func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
 		"lz4":  func(w io.Writer) io.WriteCloser { return lz4.NewWriter(w) },
 		"zstd": func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z },
+		"old lz4": func(w io.Writer) io.WriteCloser {
+			z := lz4.NewWriter(w)
+			z.Apply(lz4.LegacyOption(true))
+			return z
+		},
 	}
 	pack := func(kind string, b []byte) []byte {
 		var out bytes.Buffer
@@ -195,6 +201,14 @@ func TestCompressed(t *testing.T) {
 		}
 		if _, _, err := readAll(packed[:len(packed)-3]); err == nil {
 			t.Errorf("%s: a file cut off reads as whole", kind)
+		}
+		// pzstd begins its files with a frame to be skipped, and anyone may.
+		skippable := []byte{0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
+		if _, data, err := readAll(slices.Concat(skippable, packed)); err != nil || len(data) != 2 {
+			t.Errorf("%s after a skippable frame: %d packets, %v", kind, len(data), err)
+		}
+		if _, _, err := readAll(skippable[:10]); !errors.Is(err, ErrFormat) {
+			t.Errorf("a skippable frame cut off: %v", err)
 		}
 	}
 }

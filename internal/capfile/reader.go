@@ -87,8 +87,11 @@ func NewReader(r io.Reader) (*Reader, error) {
 		if len(magic) == 0 && errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%w: the file is empty", ErrFormat)
 		}
+		if in.err != nil {
+			return nil, fmt.Errorf("read capture: %w", in.err)
+		}
 		if !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("read capture: %w", err)
+			return nil, fmt.Errorf("%w: it does not decompress here: %w: try the program that compressed it", ErrFormat, err)
 		}
 	}
 	switch {
@@ -108,6 +111,9 @@ func NewReader(r io.Reader) (*Reader, error) {
 // decompressed unwraps at most two layers of compression.
 func decompressed(br *bufio.Reader) (*bufio.Reader, error) {
 	for range 2 {
+		if err := skipFrames(br); err != nil {
+			return nil, err
+		}
 		magic, err := br.Peek(4)
 		if err != nil {
 			return br, nil // too short to be compressed: NewReader says so
@@ -124,7 +130,7 @@ func decompressed(br *bufio.Reader) (*bufio.Reader, error) {
 				return nil, fmt.Errorf("%w: zstd: %w", ErrFormat, err)
 			}
 			r = d
-		case binary.LittleEndian.Uint32(magic) == 0x184D2204:
+		case binary.LittleEndian.Uint32(magic) == 0x184D2204, binary.LittleEndian.Uint32(magic) == 0x184C2102:
 			r = lz4.NewReader(br)
 		default:
 			return br, nil
@@ -132,6 +138,21 @@ func decompressed(br *bufio.Reader) (*bufio.Reader, error) {
 		br = bufio.NewReaderSize(r, 1<<16)
 	}
 	return br, nil
+}
+
+// skipFrames skips skippable frames, with which files of zstd and lz4 may begin;
+// those of pzstd do.
+func skipFrames(br *bufio.Reader) error {
+	for {
+		h, err := br.Peek(8)
+		if err != nil || binary.LittleEndian.Uint32(h)&^0xf != 0x184D2A50 {
+			return nil
+		}
+		n := int64(binary.LittleEndian.Uint32(h[4:]))
+		if _, err := io.CopyN(io.Discard, br, 8+n); err != nil {
+			return fmt.Errorf("%w: the file ends inside a skippable frame", ErrFormat)
+		}
+	}
 }
 
 // Next returns the next packet, io.EOF after the last, and ErrTruncated (wrapped)
