@@ -39,7 +39,8 @@ func blockName(typ uint32) string {
 }
 
 // statistics takes in an interface statistics block. The counters of one
-// interface only ever grow, so that its last block is the one that counts.
+// interface only ever grow, so that its last block is the one that counts. The
+// comment that dumpcap puts there is about itself, and nobody's loss.
 func (f *Reader) statistics(b []byte) error {
 	s := &f.pcapng
 	if len(b) < 12 {
@@ -51,10 +52,7 @@ func (f *Reader) statistics(b []byte) error {
 	}
 	var drops uint64
 	err := eachOption(s.order, b[12:], func(code uint16, v []byte) {
-		switch {
-		case code == pcapng.OptComment:
-			f.skipped["comment on an interface"]++
-		case (code == pcapng.OptIfDrop || code == pcapng.OptOSDrop) && len(v) == 8:
+		if (code == pcapng.OptIfDrop || code == pcapng.OptOSDrop) && len(v) == 8 {
 			drops = addDrops(drops, s.order.Uint64(v))
 		}
 	})
