@@ -14,6 +14,7 @@ import (
 type retryPolicy struct {
 	attempts int
 	backoff  time.Duration
+	limit    time.Duration // from the first attempt on, after which there is no other; none when 0
 }
 
 const maxBackoff = 5 * time.Second
@@ -21,7 +22,7 @@ const maxBackoff = 5 * time.Second
 // do calls f until it succeeds or says that trying again is of no use. The error
 // is that of the last call, or that of ctx with it.
 func (p retryPolicy) do(ctx context.Context, f func(attempt int) (again bool, err error)) error {
-	wait := p.backoff
+	wait, began := p.backoff, time.Now()
 	for attempt := 1; ; attempt++ {
 		again, err := f(attempt)
 		if err == nil || !again {
@@ -30,7 +31,7 @@ func (p retryPolicy) do(ctx context.Context, f func(attempt int) (again bool, er
 		if ctx.Err() != nil {
 			return joinCause(ctx, err)
 		}
-		if attempt >= p.attempts {
+		if attempt >= p.attempts || p.limit > 0 && time.Since(began) >= p.limit {
 			if attempt > 1 {
 				err = fmt.Errorf("tried %d times: %w", attempt, err)
 			}

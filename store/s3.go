@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/minio/minio-go/v7"
@@ -23,6 +24,7 @@ type S3 struct {
 	client *minio.Core
 	prefix string // empty, or ends in a slash
 	retry  retryPolicy
+	first  bool // nothing was heard of the service yet
 }
 
 // NewS3 connects to a bucket, finds its region when opt does not say it, and
@@ -30,7 +32,7 @@ type S3 struct {
 func NewS3(ctx context.Context, opt S3Options) (*S3, error) {
 	s := &S3{
 		opt:   opt,
-		retry: retryPolicy{cmp.Or(opt.Attempts, defaultAttempts), cmp.Or(opt.Backoff, defaultBackoff)},
+		retry: retryPolicy{cmp.Or(opt.Attempts, defaultAttempts), cmp.Or(opt.Backoff, defaultBackoff), retryLimit},
 	}
 	if opt.Bucket == "" {
 		return nil, errors.New("the bucket's name is empty: give the store as s3://bucket/prefix")
@@ -63,10 +65,11 @@ func NewS3(ctx context.Context, opt S3Options) (*S3, error) {
 }
 
 // check lists one key: that tells a missing bucket from forbidden, and both from
-// a wrong endpoint, as no other request does.
+// a wrong endpoint, as no other request does. It is less patient with a service
+// that does not answer at all than the requests that follow.
 func (s *S3) check(ctx context.Context) error {
 	quick := *s
-	quick.retry.attempts = min(quick.retry.attempts, 4)
+	quick.first = true
 	for _, err := range quick.page(ctx, s.prefix, "", 1) {
 		return err
 	}
@@ -86,7 +89,11 @@ func (s *S3) try(ctx context.Context, op s3Op, key string, f func(attempt int) e
 		if last == nil {
 			return false, nil
 		}
-		return retryS3(last), s.explain(op, last)
+		again := retryS3(last)
+		if s.first && attempt >= firstAttempts && minio.ToErrorResponse(last).StatusCode == 0 {
+			again = false
+		}
+		return again, s.explain(op, last)
 	})
 	if err == nil {
 		return nil
@@ -242,10 +249,18 @@ func (s *S3) page(ctx context.Context, prefix, last string, size int) iter.Seq2[
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			for o := range s.client.ListObjectsIter(ctx, s.opt.Bucket, minio.ListObjectsOptions{
+			limited := ctx
+			if s.first {
+				var cancel context.CancelFunc
+				limited, cancel = context.WithTimeout(ctx, firstTimeout)
+				defer cancel()
+			}
+			for o := range s.client.ListObjectsIter(limited, s.opt.Bucket, minio.ListObjectsOptions{
 				Prefix: prefix, StartAfter: last, MaxKeys: size, Recursive: true, FetchOwner: new(bool),
 			}) {
 				switch {
+				case o.Err != nil && limited.Err() != nil && ctx.Err() == nil:
+					return fmt.Errorf("no answer within %v: %w", firstTimeout, os.ErrDeadlineExceeded)
 				case o.Err != nil:
 					return o.Err
 				case o.Key <= last:

@@ -51,6 +51,9 @@ const (
 	defaultAttempts = 8
 	defaultBackoff  = 200 * time.Millisecond
 	defaultTimeout  = time.Minute
+	firstTimeout    = 15 * time.Second // of a request before anything was heard of the service
+	firstAttempts   = 4                // then
+	retryLimit      = 90 * time.Second
 	awsEndpoint     = "https://s3.amazonaws.com"
 	awsRegion       = "us-east-1"
 )
