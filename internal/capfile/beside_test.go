@@ -35,13 +35,14 @@ func option(code, n uint16, v ...byte) []byte {
 	return append(append(b, v...), make([]byte, -len(v)&3)...)
 }
 
-// TestOtherSection reads one section of each byte order, with interfaces and
-// options of their own.
-func TestOtherSection(t *testing.T) {
-	comment := pcapng.AppendOption(nil, pcapng.OptComment, []byte("one"))
+func one() []byte { return pcapng.AppendOption(nil, pcapng.OptComment, []byte("one")) }
+
+// otherSection is one section of each byte order, with interfaces and options of
+// their own.
+func otherSection() bigEndian {
 	b := pcapng.AppendSectionHeader(nil, pcapng.SectionHeader{})
 	b = pcapng.AppendInterface(b, pcapng.Interface{LinkType: 1, TSResol: 9, Name: "little", SnapLen: 96})
-	b = pcapng.AppendPacket(b, &pcapng.Packet{Time: 5, OrigLen: 2, Flags: 1, Options: comment, Data: []byte("ab")})
+	b = pcapng.AppendPacket(b, &pcapng.Packet{Time: 5, OrigLen: 2, Flags: 1, Options: one(), Data: []byte("ab")})
 	big := bigEndian(b).section()
 	big = big.block(pcapng.BlockIDB, append(append([]byte{0x01, 0x14, 0, 0, 0, 0, 0, 0},
 		option(pcapng.OptIfName, 4, []byte("gr\xfcn")...)...), option(pcapng.OptIfTSResol, 1, 3)...)...)
@@ -54,9 +55,11 @@ func TestOtherSection(t *testing.T) {
 	} {
 		packet = append(packet, o...)
 	}
-	big = big.block(pcapng.BlockEPB, packet...)
+	return big.block(pcapng.BlockEPB, packet...)
+}
 
-	r, err := NewReader(bytes.NewReader(big))
+func TestOtherSection(t *testing.T) {
+	r, err := NewReader(bytes.NewReader(otherSection()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +82,7 @@ func TestOtherSection(t *testing.T) {
 	options = pcapng.AppendOption(options, pcapng.OptQueue, le.AppendUint32(nil, 4))
 	options = pcapng.AppendOption(options, pcapng.OptProcess, le.AppendUint32(le.AppendUint32(nil, 5), 6))
 	want := []Packet{
-		{Interface: 0, Time: 5, OrigLen: 2, Flags: 1, Options: comment, Data: []byte("ab")},
+		{Interface: 0, Time: 5, OrigLen: 2, Flags: 1, Options: one(), Data: []byte("ab")},
 		{Interface: 1, Time: 7e6, OrigLen: 9, Flags: 2, Options: options, Data: []byte("c")},
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -133,6 +133,9 @@ func file(order binary.AppendByteOrder, magic uint32, frac uint32) []byte {
 	return b
 }
 
+// errPromise says that a packet is not what Packet promises.
+var errPromise = errors.New("no chunk can hold this packet")
+
 func readAll(b []byte) (times []int64, data [][]byte, err error) {
 	r, err := NewReader(bytes.NewReader(b))
 	if err != nil {
@@ -146,8 +149,8 @@ func readAll(b []byte) (times []int64, data [][]byte, err error) {
 		if err != nil {
 			return times, data, err
 		}
-		if int(p.OrigLen) < len(p.Data) {
-			return nil, nil, fmt.Errorf("original length %d of %d bytes", p.OrigLen, len(p.Data))
+		if int(p.OrigLen) < len(p.Data) || p.Time < 0 || pcapng.CheckOptions(p.Options) != nil {
+			return nil, nil, fmt.Errorf("%w: %+v", errPromise, p)
 		}
 		r.Interface(p.Interface)
 		times, data = append(times, p.Time), append(data, bytes.Clone(p.Data))
@@ -322,13 +325,15 @@ func giant() []byte {
 func FuzzReader(f *testing.F) {
 	f.Add(file(binary.LittleEndian, magicMicros, 1))
 	f.Add(file(binary.BigEndian, magicModified, 1))
+	f.Add([]byte(otherSection()))
 	for _, name := range realCaptures(f) {
 		if b, err := os.ReadFile(name); err == nil && len(b) < 10_000 {
 			f.Add(b)
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, _, err := readAll(b); err != nil && strings.HasPrefix(err.Error(), "original length") {
+		_, _, err := readAll(b)
+		if errors.Is(err, errPromise) || err != nil && !errors.Is(err, ErrFormat) && !errors.Is(err, ErrTruncated) {
 			t.Fatal(err)
 		}
 	})
