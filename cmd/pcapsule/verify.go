@@ -67,10 +67,15 @@ func verify(c *cli.Context) error {
 	} else {
 		writeReport(c, report)
 	}
-	if err == nil && !(report.OK() && report.Trusted()) {
-		err = &codeError{code: exitVerification}
+	switch {
+	case err != nil:
+		return err
+	case !report.OK() || !report.Trusted():
+		return &codeError{code: exitVerification}
+	case len(report.Snapshots) == 0:
+		return fmt.Errorf("%s holds no snapshot, so nothing was verified: is it the right place?", what)
 	}
-	return err
+	return nil
 }
 
 // verifyArgument is what to verify: the argument, or all of --store.
@@ -162,7 +167,7 @@ func writeReport(c *cli.Context, r *archive.Report) {
 		fmt.Fprintf(w, "%s in %s\n", count(len(r.Problems), "problem"), count(len(r.Snapshots), "snapshot"))
 	case !r.Trusted():
 		fmt.Fprintf(w, "every byte is what was signed, but you do not trust who signed: if you know the key, add it with `pcapsule key trust`\n")
-	default:
+	case len(r.Snapshots) > 0:
 		fmt.Fprintf(w, "verified %s in %s: every byte is what was signed\n", size(r.Bytes), count(len(r.Snapshots), "snapshot"))
 	}
 }
