@@ -134,15 +134,18 @@ func importNode(ctx context.Context, opt Options, dir, name string, files []File
 
 // file adds the packets of one file.
 func (n *node) file(ctx context.Context, f File) error {
-	r, closeFile, err := n.open(f)
+	r, closeFile, err := n.open(ctx, f)
 	if err != nil {
 		return err
 	}
 	defer closeFile()
-	base := filepath.Base(f.Path)
+	path, base := f.Path, filepath.Base(f.Path)
+	if path == "-" {
+		path, base = "standard input", "standard input"
+	}
 	capture, err := capfile.NewReader(r)
 	if err != nil {
-		return fmt.Errorf("%s: %w", f.Path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	numbers := map[int]uint32{}
 	record := chunker.Record{}
@@ -163,7 +166,7 @@ func (n *node) file(ctx context.Context, f File) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.Path, err)
+			return fmt.Errorf("%s: %w", path, err)
 		}
 		number, ok := numbers[p.Interface]
 		if !ok {
@@ -180,7 +183,7 @@ func (n *node) file(ctx context.Context, f File) error {
 			n.gap(manifest.GapSkipped, base+" holds longer packet options than a chunk can", 1)
 		}
 		if err := n.cutter.Add(&record); err != nil {
-			return fmt.Errorf("%s: packet %d: %w", f.Path, i+1, err)
+			return fmt.Errorf("%s: packet %d: %w", path, i+1, err)
 		}
 		if n.first < 0 {
 			n.first = p.Time
@@ -210,23 +213,45 @@ func (n *node) beside(base string, capture *capfile.Reader) {
 }
 
 // open opens a file, counting what is read of it.
-func (n *node) open(f File) (io.Reader, func(), error) {
-	r, done := n.opt.Stdin, func() {}
+func (n *node) open(ctx context.Context, f File) (r io.Reader, done func(), err error) {
+	r, done = n.opt.Stdin, func() {}
+	regular := false
 	if f.Path != "-" {
 		file, err := os.Open(f.Path)
 		if err != nil {
 			return nil, nil, err
 		}
-		if st, err := file.Stat(); err == nil && st.IsDir() {
-			file.Close()
-			return nil, nil, fmt.Errorf("%s is a folder: name the capture files in it", f.Path)
+		if st, err := file.Stat(); err == nil {
+			if st.IsDir() {
+				file.Close()
+				return nil, nil, fmt.Errorf("%s is a folder: name the capture files in it", f.Path)
+			}
+			regular = st.Mode().IsRegular()
 		}
 		r, done = file, func() { file.Close() }
+	}
+	if !regular {
+		piped, stop := interruptible(ctx, r)
+		closeFile := done
+		r, done = piped, func() { stop(); closeFile() }
 	}
 	if n.opt.Progress != nil {
 		r = &counted{r, n.opt.Progress}
 	}
 	return r, done, nil
+}
+
+// interruptible is r for as long as ctx lasts: a pipe or a terminal may have
+// nothing to say for hours. The goroutine that reads r ends with the read after
+// that, which may be never.
+func interruptible(ctx context.Context, r io.Reader) (_ io.Reader, stop func()) {
+	out, in := io.Pipe()
+	go func() {
+		_, err := io.Copy(in, r)
+		in.CloseWithError(err)
+	}()
+	forget := context.AfterFunc(ctx, func() { in.CloseWithError(context.Cause(ctx)) })
+	return out, func() { forget(); out.Close() }
 }
 
 type counted struct {

@@ -260,6 +260,21 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestSilentPipe: an import ends with its context even while its input is silent.
+func TestSilentPipe(t *testing.T) {
+	silent, speaker := io.Pipe()
+	defer speaker.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		speaker.Write([]byte{0xd4, 0xc3}) // returns when it was read
+		cancel()
+	}()
+	_, err := Run(ctx, Options{Files: []File{{"n", "-"}}, Stdin: silent})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+}
+
 // TestUploadFails: the upload's error is the import's, and no file is left.
 func TestUploadFails(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
