@@ -251,7 +251,10 @@ func interruptible(ctx context.Context, r io.Reader) (_ io.Reader, stop func()) 
 		in.CloseWithError(err)
 	}()
 	forget := context.AfterFunc(ctx, func() { in.CloseWithError(context.Cause(ctx)) })
-	return out, func() { forget(); out.Close() }
+	return out, func() {
+		forget()
+		_ = out.Close() // never fails
+	}
 }
 
 type counted struct {
