@@ -270,7 +270,7 @@ func TestGuard(t *testing.T) {
 	}
 	for host, want := range map[string]int{
 		"localhost:8898": 200, "LOCALHOST": 200, "127.0.0.1:8898": 200, "127.3.4.5": 200, "[::1]:8898": 200, "192.0.2.7:80": 200, "hub.example:8898": 200, "HUB.example": 200,
-		"evil.example": 403, "evil.example:8898": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "": 403,
+		"evil.example": 403, "evil.example:8898": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "": 403, "[::1%25evil.example]:8898": 403,
 	} {
 		if got := do("GET", "/healthz", host); got != want {
 			t.Errorf("host %q: %d, want %d", host, got, want)

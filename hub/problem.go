@@ -88,16 +88,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n')) // a client that is gone
 }
 
-// bodyTime is how long a client may take to send a JSON body.
+// bodyTime is how long a client may take to send a body. One that no handler
+// reads, net/http reads before it sends the answer.
 const bodyTime = 30 * time.Second
 
 // readJSON decodes a request's body of at most limit bytes. A strict one may
 // hold nothing that the hub does not know: it was typed by a person, perhaps
 // wrongly. Agents of other versions may say more than this hub understands.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int64, strict bool, v any) error {
-	rc := http.NewResponseController(w)
-	// A server without deadlines is a test's.
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTime))
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	if strict {
 		d.DisallowUnknownFields()
@@ -108,8 +106,9 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, strict bool, 
 			err = errors.New("there is more than one JSON value")
 		}
 	}
-	// The deadline must not end a long answer.
-	_ = rc.SetReadDeadline(time.Time{})
+	if err == nil { // the deadline of the body must not end a long answer
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
