@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -47,10 +48,10 @@ func (h *Hub) routes() []route {
 	all := []route{
 		{"GET", v1 + "/hub", Viewer, h.getHub},
 		{"GET", v1 + "/nodes", Viewer, h.listNodes},
-		{"GET", v1 + "/snapshots", Viewer, h.listSnapshots},
-		{"POST", v1 + "/snapshots", Operator, h.createSnapshot},
-		{"GET", v1 + "/snapshots/{ref}", Viewer, h.getSnapshot},
-		{"DELETE", v1 + "/snapshots/{ref}", Operator, h.deleteSnapshot},
+		{"GET", v1 + "/snapshots", Viewer, soon(h.listSnapshots)},
+		{"POST", v1 + "/snapshots", Operator, soon(h.createSnapshot)},
+		{"GET", v1 + "/snapshots/{ref}", Viewer, soon(h.getSnapshot)},
+		{"DELETE", v1 + "/snapshots/{ref}", Operator, soon(h.deleteSnapshot)},
 		{"GET", v1 + "/snapshots/{ref}/pcap", Exporter, h.exportPcap},
 		{"GET", v1 + "/snapshots/{ref}/archive", Exporter, h.exportArchive},
 		{"GET", v1 + "/objects/{kind}/{group}/{name}", Exporter, h.getObject},
@@ -61,7 +62,7 @@ func (h *Hub) routes() []route {
 		{"POST", v1 + "/sweep", Operator, h.sweep},
 		{"GET", v1 + "/openapi.json", Anyone, h.getOpenAPI},
 		{"GET", "/healthz", Anyone, h.healthz},
-		{"GET", readyPath, Anyone, h.readyz},
+		{"GET", readyPath, Anyone, soon(h.readyz)},
 		{"GET", "/metrics", Anyone, plain(promhttp.HandlerFor(h.metrics.registry, promhttp.HandlerOpts{}))},
 	}
 	if g, ok := h.cfg.Store.(interface{ GrantHandler() http.Handler }); ok {
@@ -69,6 +70,23 @@ func (h *Hub) routes() []route {
 		all = append(all, route{"PUT", store.GrantPath + "{kind}/{group}/{name}", Anyone, h.putGranted(g.GrantHandler())})
 	}
 	return all
+}
+
+// answerTime is how long those wait for the store who expect an answer at once:
+// less than the minute after which clients think that the hub is away.
+const answerTime = 45 * time.Second
+
+// soon says that the store does not answer when it does not in answerTime.
+func soon(next handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), answerTime)
+		defer cancel()
+		err := next(w, r.WithContext(ctx))
+		if err != nil && ctx.Err() != nil && r.Context().Err() == nil {
+			return unavailable("the store does not answer: check it, and the network to it, then try again")
+		}
+		return err
+	}
 }
 
 func plain(next http.Handler) handler {

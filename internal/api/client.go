@@ -24,6 +24,10 @@ const maxAnswer = 64 << 20
 // callTimeout bounds one attempt of a call that the hub answers at once.
 const callTimeout = time.Minute
 
+// completeTimeout is longer: the hub looks for every chunk in the store, of which
+// a terabyte has more than a hundred thousand.
+const completeTimeout = 10 * time.Minute
+
 // ErrUnreachable is wrapped by the error of a call that no hub answered.
 var ErrUnreachable = errors.New("hub cannot be reached")
 
@@ -155,7 +159,7 @@ func (c *Client) Progress(ctx context.Context, session string, p Progress) error
 // Complete hands in a node's finished part of a session. Handing in the same
 // part again is no error.
 func (c *Client) Complete(ctx context.Context, session, node string, req CompleteRequest) error {
-	_, err := do[none](ctx, c, call{method: http.MethodPost, path: part(session, node, "complete"), in: req})
+	_, err := do[none](ctx, c, call{method: http.MethodPost, path: part(session, node, "complete"), in: req, timeout: completeTimeout})
 	return err
 }
 
