@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"pcapsule/manifest"
+	"pcapsule/store"
 	"pcapsule/store/storetest"
 )
 
@@ -193,6 +195,15 @@ func TestSlowStore(t *testing.T) {
 	m.run(0, "verify", location)
 	if _, err := os.Stat(m.dir + "/never.pcapng"); err == nil {
 		t.Error("an export that was interrupted left a file")
+	}
+
+	opt.Prefix = "slow"
+	st, err := store.NewS3(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := storetest.Keys(t, st, manifest.IntentsDir); len(left) > 0 {
+		t.Errorf("undecided: %v", left)
 	}
 
 	// A hub that is told to stop stops, whatever the store does.
