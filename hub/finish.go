@@ -117,7 +117,7 @@ func (h *Hub) expireSessions(now time.Time) {
 	for _, s := range open {
 		late, settled := s.expire(now, h.cfg.FirstAnswer, h.cfg.SessionTimeout)
 		for _, name := range late {
-			h.log.Warn("node is late and left out", "session", s.id, "node", name)
+			h.log.Warn("node is late and left out", "session", s.id, "node", name, "its_error", s.troubleOf(name))
 		}
 		s.mu.Lock()
 		finish := settled && s.claim()

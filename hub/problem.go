@@ -56,7 +56,7 @@ func problem(err error) *api.Error {
 	case errors.Is(err, pcapgen.ErrWindow):
 		return invalid("%v", err)
 	case errors.Is(err, store.ErrNoSpace):
-		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "%v: free some space, or delete snapshots and sweep", err)
+		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "no space left in the store: free some, delete snapshots and sweep, or choose another store (%v)", err)
 	case errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):
 		return refuse(http.StatusInternalServerError, api.CodeDamaged, "%v: `pcapsule verify` says all that is wrong", err)
 	case errors.Is(err, context.Canceled):

@@ -193,6 +193,16 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 	return late, s.settled()
 }
 
+// troubleOf is what a node last told of what holds it up; empty when nothing does.
+func (s *session) troubleOf(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.parts[name].progress.Error; e != nil {
+		return e.Message
+	}
+	return ""
+}
+
 // view is the session as a snapshot in the making, or one that failed.
 func (s *session) view() api.Snapshot {
 	s.mu.Lock()
