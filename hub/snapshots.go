@@ -311,7 +311,7 @@ func (h *Hub) giveUp(r *http.Request, s *session) (mine bool, err error) {
 		return false, nil
 	}
 	why := refuse(http.StatusConflict, api.CodeNotCompleted, "snapshot %s was deleted while it was being made", s.name)
-	h.background(func(ctx context.Context) { h.fail(ctx, s, why) })
+	h.background(func(ctx context.Context) { h.fail(ctx, s, why) }) //nolint:contextcheck // it is to end also when whoever asked has gone
 	select {
 	case <-s.ended:
 		return true, nil
