@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -199,13 +198,23 @@ func (t *traffic) writeLoop(at, size int64, to func() *pcapWriter) int64 {
 
 // writeFile writes all frames once.
 func (t *traffic) writeFile(name string) error {
+	_, err := t.writeLong(name, t.bytes)
+	return err
+}
+
+// writeLong writes all frames over and over until they are size bytes or a little
+// more, and returns how many.
+func (t *traffic) writeLong(name string, size int64) (bytes int64, err error) {
 	f, err := os.Create(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	w := newPcapWriter(f)
-	for i, frame := range t.frames {
-		w.packet(startTime+int64(i)*1000, frame)
+	for at := int64(startTime); bytes < size; bytes += t.bytes {
+		for _, frame := range t.frames {
+			w.packet(at, frame)
+			at += 1000
+		}
 	}
-	return cmp.Or(w.flush(), f.Close())
+	return bytes, errors.Join(w.flush(), f.Close())
 }

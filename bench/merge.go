@@ -29,7 +29,9 @@ func merge(ctx context.Context, b *bench) (s section, err error) {
 	s.intro = `Each packet went to a node by chance, and each node's packets are one chunk, so that
 all chunks overlap from their first packet to their last and the output hops from one
 to another at nearly every packet: no merge is harder. MB/s are bytes of the pcapng
-that pcapsule writes, for both.`
+that pcapsule writes, for both; both were found to write the same packets in the same order.
+Packets of all sizes are mostly encrypted and stored as they are: mergecap then does little
+but copy, while pcapsule also verifies each chunk's address before it reads it.`
 	s.columns = []string{"input", "program", "MB/s", "wall s", "CPU s", "peak MiB", "ratio"}
 	for i := range b.traffics {
 		t := &b.traffics[i]
