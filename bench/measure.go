@@ -135,6 +135,8 @@ func (s spread) rate(amount float64) spread {
 	return spread{amount / s.max, amount / s.median, amount / s.min}
 }
 
+func (s spread) times(f float64) spread { return spread{s.min * f, s.median * f, s.max * f} }
+
 // String is "median (min-max)", with as many digits as matter.
 func (s spread) String() string {
 	digits := 0
