@@ -88,6 +88,10 @@ type chaos struct {
 // zero.
 type life struct{ ready, killed time.Time }
 
+func (l life) String() string {
+	return l.ready.Format("05.000") + "–" + l.killed.Format("05.000")
+}
+
 // An interval is before and after a packet was sent.
 type interval struct{ before, after time.Time }
 
@@ -361,6 +365,7 @@ func (c *chaos) create(ctx context.Context, worker int) {
 // kill kills and starts the hub, agents or all until the end.
 func (c *chaos) kill(end time.Time) {
 	kills := map[string]int{}
+	var deck []int // so that each kind has its turn
 	for {
 		time.Sleep(time.Duration(200+c.rnd.IntN(2300)) * time.Millisecond)
 		if time.Now().After(end) {
@@ -371,12 +376,17 @@ func (c *chaos) kill(end time.Time) {
 			sig = syscall.SIGTERM
 		}
 		down := time.Duration(c.rnd.IntN(1500)) * time.Millisecond
+		if len(deck) == 0 {
+			deck = c.rnd.Perm(5)
+		}
+		kind := deck[0]
+		deck = deck[1:]
 		hub, agents := false, []int{}
-		switch c.rnd.IntN(5) {
+		switch kind {
 		case 0, 1:
 			hub = true
 		case 2, 3:
-			agents = []int{c.rnd.IntN(chaosNodes)}
+			agents = []int{kind - 2}
 		case 4:
 			hub, agents = true, []int{0, 1}
 		}
