@@ -11,7 +11,7 @@ declare -A package=(
 case "${1:-}" in
   demo)  need=(ip) ;;
   test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc) ;;
-  bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4) ;;
+  bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4 b3sum) ;;
   *) echo "usage: scripts/deps.sh demo|test|bench" >&2; exit 2 ;;
 esac
 
