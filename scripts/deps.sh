@@ -20,6 +20,8 @@ missing=()
 for tool in "${need[@]}"; do
   command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
 done
+# The race detector links with C, for which the compiler alone does not do.
+if [ "$1" = test ] && [ ! -e /usr/include/errno.h ]; then missing+=(libc6-dev); fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
