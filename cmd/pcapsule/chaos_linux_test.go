@@ -47,6 +47,7 @@ func TestChaos(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
+	buildMinIO(t)
 	if !inNamespace(t, "-chaos.seed", fmt.Sprint(seed)) {
 		return
 	}

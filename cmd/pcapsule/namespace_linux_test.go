@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pcapsule/store/storetest"
 )
 
 // inNamespace runs the calling test once more in a network namespace of its own,
@@ -42,6 +44,15 @@ func inNamespace(t *testing.T, args ...string) bool {
 		t.Logf("%s", out)
 	}
 	return false
+}
+
+// buildMinIO builds the server, when that has not been done on this machine: in a
+// namespace of its own a test has no network to fetch the source from.
+func buildMinIO(t *testing.T) {
+	t.Helper()
+	if _, err := storetest.Tool("minio"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // loopbackUp sets IFF_UP on lo.

@@ -119,6 +119,7 @@ func (l *badLine) hangs(_ http.ResponseWriter, r *http.Request, _ http.Handler) 
 // costs time and nothing else; what cannot be done is said in one line, and
 // Ctrl-C is heard at once.
 func TestSlowStore(t *testing.T) {
+	buildMinIO(t)
 	if !inNamespace(t) {
 		return
 	}

@@ -3,7 +3,6 @@ package storetest
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -95,23 +94,35 @@ func testGrant(t *testing.T, s store.Store) {
 }
 
 // Upload does what a grant permits, and returns the answer. The grant's URL is
-// relative to base.
+// relative to base. A server may refuse before it has read the body, and close
+// the connection: its answer is then lost at times, and asked for again.
 func Upload(t testing.TB, base string, g store.Grant, data []byte) (status int, answer string) {
 	t.Helper()
+	var err error
+	for range 10 {
+		if status, answer, err = upload(t, base, g, data); err == nil {
+			return status, answer
+		}
+	}
+	t.Fatalf("upload: %v", err)
+	return 0, ""
+}
+
+func upload(t testing.TB, base string, g store.Grant, data []byte) (status int, answer string, err error) {
 	url := g.URL
 	if strings.HasPrefix(url, "/") {
 		url = base + url
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url, bytes.NewReader(data))
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	req.Header = g.Header.Clone()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatal(fmt.Errorf("upload: %w", err))
+		return 0, "", err
 	}
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(resp.Body)
-	return resp.StatusCode, strings.TrimSpace(string(b))
+	return resp.StatusCode, strings.TrimSpace(string(b)), nil
 }
