@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"slices"
 	"time"
 
 	"pcapsule/chunker"
@@ -18,9 +19,12 @@ func (v *verifier) account(s *Snapshot, n *manifest.Node) {
 		return
 	}
 	object := manifest.ManifestPath(s.ID)
+	// What a node could still save of the moment before it died lies in a gap, so
+	// packets without coverage are right when a gap is there.
+	explained := slices.ContainsFunc(n.Gaps, func(g manifest.Gap) bool { return g.Stream == chunker.Packets })
 	for _, stream := range n.Streams {
-		if stream.Stream == chunker.Packets && stream.Records > 0 && len(n.Coverage) == 0 {
-			v.problem(s.ID, object, "node %s has %d packets, yet covers no time; %s", n.Name, stream.Records, doRebuild)
+		if stream.Stream == chunker.Packets && stream.Records > 0 && len(n.Coverage) == 0 && !explained {
+			v.problem(s.ID, object, "node %s has %d packets, yet covers no time and says no gap; %s", n.Name, stream.Records, doRebuild)
 			return
 		}
 	}

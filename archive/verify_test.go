@@ -298,6 +298,19 @@ func TestVerifyNotesUnaccountedTime(t *testing.T) {
 	}
 }
 
+// TestVerifyPacketsInGap: an agent that was killed could save packets of which it
+// had not yet noted that it recorded them.
+func TestVerifyPacketsInGap(t *testing.T) {
+	mem, a := newMemory(t)
+	putSnapshot(t, a, 1, "outage", snapshotOptions{manifest: func(m *manifest.Manifest) {
+		m.Nodes[1].Coverage = nil
+		m.Nodes[1].Gaps = []manifest.Gap{{Stream: chunker.Packets, Reason: manifest.GapNotRunning, From: m.Window.From, To: m.Window.To}}
+	}})
+	if r := verify(t, mem); !r.OK() || len(r.Notes) != 0 {
+		t.Errorf("problems %q, notes %q", r.Problems, r.Notes)
+	}
+}
+
 func TestUnaccounted(t *testing.T) {
 	window := manifest.Interval{From: 1000, To: 2000}
 	iv := func(from, to manifest.Nanos) manifest.Interval { return manifest.Interval{From: from, To: to} }
