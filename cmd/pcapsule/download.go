@@ -45,11 +45,7 @@ func download(c *cli.Context) error {
 
 func writeTar(c *cli.Context, ref string, w io.Writer, p *progress) error {
 	if hasStore(c) {
-		a, err := openArchive(c.Context, c.String("store"))
-		if err != nil {
-			return err
-		}
-		snap, err := a.Find(c.Context, ref)
+		a, snap, err := findStored(c, ref)
 		if err != nil {
 			return err
 		}

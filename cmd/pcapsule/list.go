@@ -117,11 +117,7 @@ func show(c *cli.Context) error {
 
 func findManifest(c *cli.Context, ref string) (*manifest.Manifest, error) {
 	if hasStore(c) {
-		a, err := openArchive(c.Context, c.String("store"))
-		if err != nil {
-			return nil, err
-		}
-		s, err := a.Find(c.Context, ref)
+		_, s, err := findStored(c, ref)
 		if err != nil {
 			return nil, err
 		}

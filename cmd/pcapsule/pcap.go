@@ -85,11 +85,7 @@ func exportRequest(c *cli.Context) (req pcapgen.Request, err error) {
 // export writes the capture to w.
 func export(c *cli.Context, ref string, req pcapgen.Request, w io.Writer) error {
 	if hasStore(c) {
-		a, err := openArchive(c.Context, c.String("store"))
-		if err != nil {
-			return err
-		}
-		snap, err := a.Find(c.Context, ref)
+		a, snap, err := findStored(c, ref)
 		if err != nil {
 			return err
 		}

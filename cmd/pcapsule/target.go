@@ -58,6 +58,16 @@ func openArchive(ctx context.Context, location string) (*archive.Archive, error)
 	return archive.New(st), nil
 }
 
+// findStored finds a snapshot, by name or id, in the store that --store names.
+func findStored(c *cli.Context, ref string) (*archive.Archive, *archive.Snapshot, error) {
+	a, err := openArchive(c.Context, c.String("store"))
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := a.Find(c.Context, ref)
+	return a, s, err
+}
+
 // usageOfLocation tells a location that makes no sense from one that is not there.
 func usageOfLocation(location string, err error) error {
 	if scheme, _, isURL := strings.Cut(location, "://"); isURL && scheme != "s3" {
