@@ -25,10 +25,30 @@ func Uncovered(window Interval, covered []Interval) []Interval {
 // are neither in its coverage nor in a gap of its packets: what a node owes an
 // account of.
 func (n *Node) Unexplained(window Interval) []Interval {
-	known := slices.Clone(n.Coverage)
-	for _, g := range n.Gaps {
+	return unexplained(window, n.Coverage, n.Gaps, chunker.Packets)
+}
+
+// Clustered tells whether the snapshot is of a Kubernetes cluster, whose stream
+// then owes an account of the window.
+func (m *Manifest) Clustered() bool {
+	return len(m.Coverage) > 0 || len(m.Gaps) > 0 ||
+		slices.ContainsFunc(m.Streams, func(s Stream) bool { return s.Stream == chunker.Kubernetes })
+}
+
+// Unexplained returns the times of the window that are neither in the coverage
+// nor in a gap of the stream kubernetes. There are none outside a cluster.
+func (m *Manifest) Unexplained() []Interval {
+	if !m.Clustered() {
+		return nil
+	}
+	return unexplained(m.Window, m.Coverage, m.Gaps, chunker.Kubernetes)
+}
+
+func unexplained(window Interval, coverage []Interval, gaps []Gap, stream string) []Interval {
+	known := slices.Clone(coverage)
+	for _, g := range gaps {
 		// The kernel drops some packets while others are recorded.
-		if g.Stream == chunker.Packets && g.Reason != GapKernelDrop {
+		if g.Stream == stream && g.Reason != GapKernelDrop {
 			known = append(known, Interval{From: g.From, To: g.To})
 		}
 	}

@@ -69,24 +69,28 @@ func TestEncodeRefuses(t *testing.T) {
 			i := m.Nodes[1].Interfaces
 			i[0], i[1] = i[1], i[0]
 		},
-		"interface name":             func(m *Manifest) { m.Nodes[1].Interfaces[0].Name = "\u2066" },
-		"agent version":              func(m *Manifest) { m.Nodes[1].Versions.Agent = giant },
-		"stream twice":               func(m *Manifest) { m.Nodes[1].Streams = append(m.Nodes[1].Streams, m.Nodes[1].Streams[0]); m.SumUp() },
-		"stream name":                func(m *Manifest) { m.Nodes[1].Streams[0].Stream = "Packets" },
-		"packets of the cluster":     func(m *Manifest) { m.Streams[0].Stream = chunker.Packets },
-		"inventory outside":          func(m *Manifest) { m.Nodes[1].Streams[0].Inventory = "../x" },
-		"inventory that is a chunk":  func(m *Manifest) { m.Nodes[1].Streams[0].Inventory = testChunkKey(1, chunker.PacketsExt) },
-		"giant inventory":            func(m *Manifest) { m.Nodes[1].Streams[0].InventorySize = 1 << 60 },
-		"negative inventory":         func(m *Manifest) { m.Nodes[1].Streams[0].InventorySize = -1 },
-		"more chunks than lines":     func(m *Manifest) { m.Nodes[1].Streams[0].Chunks = 1 << 40; m.SumUp() },
-		"negative chunks":            func(m *Manifest) { m.Nodes[1].Streams[0].Chunks = -1; m.SumUp() },
-		"more bytes than chunks":     func(m *Manifest) { m.Nodes[1].Streams[0].Size = 1 << 60; m.SumUp() },
-		"negative bytes":             func(m *Manifest) { m.Nodes[1].Streams[0].Size = -1; m.SumUp() },
-		"more raw bytes than stored": func(m *Manifest) { m.Nodes[1].Streams[0].RawSize = 1 << 60; m.SumUp() },
-		"more records than bytes":    func(m *Manifest) { m.Nodes[1].Streams[0].Records = 1 << 60; m.SumUp() },
-		"giant drops":                func(m *Manifest) { m.Nodes[1].Streams[0].Drops = 1 << 63; m.SumUp() },
-		"first after last":           func(m *Manifest) { m.Nodes[1].Streams[0].First = m.Nodes[1].Streams[0].Last + 1 },
-		"no chunks but bytes":        func(m *Manifest) { m.Nodes[1].Streams[0].Chunks = 0; m.SumUp() },
+		"interface name":                   func(m *Manifest) { m.Nodes[1].Interfaces[0].Name = "\u2066" },
+		"agent version":                    func(m *Manifest) { m.Nodes[1].Versions.Agent = giant },
+		"stream twice":                     func(m *Manifest) { m.Nodes[1].Streams = append(m.Nodes[1].Streams, m.Nodes[1].Streams[0]); m.SumUp() },
+		"stream name":                      func(m *Manifest) { m.Nodes[1].Streams[0].Stream = "Packets" },
+		"coverage of the cluster overlaps": func(m *Manifest) { m.Coverage[1].From = m.Coverage[0].To - 1 },
+		"empty coverage of the cluster":    func(m *Manifest) { m.Coverage[0].To = m.Coverage[0].From },
+		"gap of the cluster backwards":     func(m *Manifest) { m.Gaps[0].To = m.Gaps[0].From - 1 },
+		"gap of packets at the cluster":    func(m *Manifest) { m.Gaps[0].Stream = chunker.Packets },
+		"packets of the cluster":           func(m *Manifest) { m.Streams[0].Stream = chunker.Packets },
+		"inventory outside":                func(m *Manifest) { m.Nodes[1].Streams[0].Inventory = "../x" },
+		"inventory that is a chunk":        func(m *Manifest) { m.Nodes[1].Streams[0].Inventory = testChunkKey(1, chunker.PacketsExt) },
+		"giant inventory":                  func(m *Manifest) { m.Nodes[1].Streams[0].InventorySize = 1 << 60 },
+		"negative inventory":               func(m *Manifest) { m.Nodes[1].Streams[0].InventorySize = -1 },
+		"more chunks than lines":           func(m *Manifest) { m.Nodes[1].Streams[0].Chunks = 1 << 40; m.SumUp() },
+		"negative chunks":                  func(m *Manifest) { m.Nodes[1].Streams[0].Chunks = -1; m.SumUp() },
+		"more bytes than chunks":           func(m *Manifest) { m.Nodes[1].Streams[0].Size = 1 << 60; m.SumUp() },
+		"negative bytes":                   func(m *Manifest) { m.Nodes[1].Streams[0].Size = -1; m.SumUp() },
+		"more raw bytes than stored":       func(m *Manifest) { m.Nodes[1].Streams[0].RawSize = 1 << 60; m.SumUp() },
+		"more records than bytes":          func(m *Manifest) { m.Nodes[1].Streams[0].Records = 1 << 60; m.SumUp() },
+		"giant drops":                      func(m *Manifest) { m.Nodes[1].Streams[0].Drops = 1 << 63; m.SumUp() },
+		"first after last":                 func(m *Manifest) { m.Nodes[1].Streams[0].First = m.Nodes[1].Streams[0].Last + 1 },
+		"no chunks but bytes":              func(m *Manifest) { m.Nodes[1].Streams[0].Chunks = 0; m.SumUp() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := testManifest()
@@ -192,6 +196,10 @@ func TestVoid(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(f, testManifest()))
+	alone := testManifest() // of one machine, as before there were clusters
+	alone.Streams, alone.Coverage, alone.Gaps = nil, nil, nil
+	alone.SumUp()
+	f.Add(encode(f, alone))
 	f.Add([]byte(`{"format":"pcapsule.manifest","version":1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Decode(b)

@@ -116,7 +116,9 @@ func testManifest() *Manifest {
 			},
 			{Name: "node-c", Status: Unreachable, Gaps: []Gap{{Stream: chunker.Packets, Reason: GapUnreachable, From: at, To: at + 300e9}}},
 		},
-		Streams: []Stream{testStream(chunker.Kubernetes, testEntries(chunker.EventsExt)[:1])},
+		Streams:  []Stream{testStream(chunker.Kubernetes, testEntries(chunker.EventsExt)[:1])},
+		Coverage: []Interval{{at, at + 200e9}, {at + 215e9, at + 300e9}},
+		Gaps:     []Gap{{Stream: chunker.Kubernetes, Reason: GapNotRunning, From: at + 200e9, To: at + 215e9}},
 	}
 	m.SumUp()
 	return m

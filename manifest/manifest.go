@@ -55,6 +55,11 @@ type Manifest struct {
 	Totals  Totals   `json:"totals"`
 	Nodes   []Node   `json:"nodes"`             // sorted by name
 	Streams []Stream `json:"streams,omitempty"` // of the cluster, not of a node
+
+	// Of the window, when the stream kubernetes was recorded, and why not when it
+	// was not; in the hub's time. Both are empty where there is no cluster.
+	Coverage []Interval `json:"coverage,omitempty"`
+	Gaps     []Gap      `json:"gaps,omitempty"`
 }
 
 // Tool says which program wrote a manifest.

@@ -45,8 +45,23 @@ func (n Nanos) Add(d Nanos) Nanos {
 // Window is an interval of the creator's time by the node's clock. An offset that
 // is within its own error says nothing, and is left alone.
 func (c Clock) Window(w Interval) Interval {
-	if c.Offset <= c.Error && c.Offset.Add(c.Error) >= 0 {
-		return w
+	ahead := c.ahead()
+	return Interval{From: w.From.Add(ahead), To: w.To.Add(ahead)}
+}
+
+// Hub is the reverse of Window: an interval of the node's time by the creator's
+// clock.
+func (c Clock) Hub(i Interval) Interval {
+	ahead := c.ahead()
+	if ahead == math.MinInt64 { // which has no opposite
+		ahead++
 	}
-	return Interval{From: w.From.Add(c.Offset), To: w.To.Add(c.Offset)}
+	return Interval{From: i.From.Add(-ahead), To: i.To.Add(-ahead)}
+}
+
+func (c Clock) ahead() Nanos {
+	if c.Offset <= c.Error && c.Offset.Add(c.Error) >= 0 {
+		return 0
+	}
+	return c.Offset
 }

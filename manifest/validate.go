@@ -55,6 +55,14 @@ func (m *Manifest) Validate() error {
 			return fmt.Errorf("stream %s is of a node, not of the cluster", s.Stream)
 		}
 	}
+	if err := validateAccount(m.Coverage, m.Gaps); err != nil {
+		return err
+	}
+	for _, g := range m.Gaps {
+		if g.Stream == chunker.Packets || g.Stream == chunker.OS {
+			return fmt.Errorf("a gap of stream %s is of a node, not of the cluster", g.Stream)
+		}
+	}
 	sum, err := m.sum()
 	if err != nil {
 		return err
@@ -122,18 +130,8 @@ func (n *Node) Validate() error {
 	if n.Clock.Error < 0 {
 		return fmt.Errorf("clock error %d is negative", n.Clock.Error)
 	}
-	for i, c := range n.Coverage {
-		if c.From >= c.To {
-			return fmt.Errorf("coverage from %d to %d is empty", c.From, c.To)
-		}
-		if i > 0 && n.Coverage[i-1].To > c.From {
-			return fmt.Errorf("coverage from %d is out of order or overlaps", c.From)
-		}
-	}
-	for _, g := range n.Gaps {
-		if err := g.validate(); err != nil {
-			return err
-		}
+	if err := validateAccount(n.Coverage, n.Gaps); err != nil {
+		return err
 	}
 	if err := validateInterfaces(n.Interfaces); err != nil {
 		return err
@@ -143,6 +141,23 @@ func (n *Node) Validate() error {
 		return err
 	}
 	return validateStreams(n.Streams)
+}
+
+func validateAccount(coverage []Interval, gaps []Gap) error {
+	for i, c := range coverage {
+		if c.From >= c.To {
+			return fmt.Errorf("coverage from %d to %d is empty", c.From, c.To)
+		}
+		if i > 0 && coverage[i-1].To > c.From {
+			return fmt.Errorf("coverage from %d is out of order or overlaps", c.From)
+		}
+	}
+	for _, g := range gaps {
+		if err := g.validate(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g Gap) validate() error {
