@@ -55,12 +55,14 @@ type Record struct {
 // A Keyframe says who recorded the chunk.
 type Keyframe struct {
 	Version int            `json:"version"`
-	Cluster string         `json:"cluster"` // UID of the namespace kube-system, by which clusters are told apart
-	Node    string         `json:"node"`    // whose agent recorded this
-	Clock   manifest.Clock `json:"clock"`   // of that node, against the hub's
+	Cluster string         `json:"cluster"`           // UID of the namespace kube-system, by which clusters are told apart
+	Node    string         `json:"node"`              // whose agent recorded this
+	Clock   manifest.Clock `json:"clock"`             // of that node, against the hub's
+	Missing []string       `json:"missing,omitempty"` // resources that it was not allowed to see, as in cronjobs
 }
 
-// A Gap is a time in which changes were missed; the state after it is right.
+// A Gap is a time in which changes were missed, or stand after it and late; the
+// state after it is right. It may begin before records that said alive.
 type Gap struct {
 	From   manifest.Nanos `json:"from"`
 	Reason string         `json:"reason"` // one of manifest's reasons of gaps
