@@ -87,8 +87,11 @@ type agent struct {
 	rec    *recorder
 	source source
 	client *api.Client
-	clock  clock
-	work   sessions
+
+	cluster clusterSource // nil when this node is of no cluster
+	events  sealMark      // of the stream kubernetes
+	clock   clock
+	work    sessions
 
 	versions manifest.Versions
 }
@@ -190,5 +193,6 @@ const partSlack = 256 << 10
 // stepped hears that the node's clock was set.
 func (a *agent) stepped(at, delta int64) {
 	a.rec.stepped(at, delta)
+	a.events.reset()
 	a.clock.reset()
 }

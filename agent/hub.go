@@ -74,7 +74,7 @@ func (a *agent) poll(ctx context.Context, wait time.Duration) (*api.PollAnswer, 
 		Ring: api.Ring{
 			Limit: u.Limit, Used: u.Used, Pinned: u.Pinned, Chunks: u.Chunks, Drops: a.source.Stats().Drops,
 		},
-		Pins: a.ring.Pins(),
+		Pins: a.ring.Pins(), Streams: a.ring.Streams(),
 		Wait: manifest.Nanos(wait),
 	}
 	if req.Pins == nil {

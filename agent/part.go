@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"pcapsule/agent/ring"
@@ -37,6 +39,35 @@ func (a *agent) attempt(ctx context.Context, s *session, report *reporter) error
 	return nil
 }
 
+// clusterSource records the stream kubernetes while it is this node's turn:
+// agent/kubernetes, but in tests.
+type clusterSource interface {
+	// Cut ends the open chunk, so that all that was recorded until now is on its
+	// way into the ring, and tells the ring's ledger as much. When it is another
+	// node's turn there is nothing to do.
+	Cut(ctx context.Context) error
+}
+
+// cutTime is how long a part waits for the stream kubernetes to be cut. Its
+// packets do not wait for an API server.
+const cutTime = 10 * time.Second
+
+// A sealMark is the time before which a stream is in sealed chunks.
+type sealMark struct{ t atomic.Int64 }
+
+func (m *sealMark) reset()         { m.t.Store(0) }
+func (m *sealMark) through() int64 { return m.t.Load() }
+
+func (m *sealMark) until(t int64) {
+	for old := m.t.Load(); t > old && !m.t.CompareAndSwap(old, t); old = m.t.Load() {
+	}
+}
+
+// wants tells whether a task asks for a stream.
+func wants(task api.Task, stream string) bool {
+	return len(task.Streams) == 0 || slices.Contains(task.Streams, stream)
+}
+
 // prepare seals and pins what overlaps the window, uploads what the store lacks,
 // and writes this node's part.
 func (a *agent) prepare(ctx context.Context, task api.Task, report *reporter) (*api.CompleteRequest, error) {
@@ -45,68 +76,115 @@ func (a *agent) prepare(ctx context.Context, task api.Task, report *reporter) (*
 	if ahead := window.To.Time().Sub(a.now()); ahead > 0 {
 		sleep(ctx, min(ahead, maxAhead))
 	}
-	if err := a.seal(ctx, window); err != nil {
+	if err := a.seal(ctx, task, window); err != nil {
 		return nil, err
 	}
-	pinned, err := a.ring.Pin(task.Session, int64(window.From), int64(window.To), a.local(task.Deadline).Add(pinGrace))
+	pinned, err := a.ring.Pin(task.Session, int64(window.From), int64(window.To), a.local(task.Deadline).Add(pinGrace), task.Streams...)
 	if err != nil {
 		return nil, err
 	}
-	node := manifest.Node{
+	part := &api.CompleteRequest{Node: manifest.Node{
 		Name: a.cfg.Node, Status: manifest.Completed, Clock: clock, Versions: a.versions,
 		Coverage: []manifest.Interval{}, Interfaces: []chunker.Interface{}, Streams: []manifest.Stream{},
-	}
-	byStream := map[string][]ring.Chunk{}
-	for _, c := range pinned.Chunks {
-		byStream[c.Stream] = append(byStream[c.Stream], c)
-	}
+	}}
 	report.begin(pinned.Chunks)
 	up := uploader{a: a, session: task.Session, report: report}
-	// A stream without a chunk in the window has no entry: there is nothing to
-	// name. Coverage and gaps say whether that means nothing was seen.
 	for _, stream := range []string{chunker.OS, chunker.Packets} { // in the manifest's order
-		entries, err := up.chunks(ctx, byStream[stream])
+		s, err := up.stream(ctx, stream, pinned)
 		if err != nil {
 			return nil, err
 		}
-		if len(entries) == 0 {
+		if s == nil {
 			continue
 		}
-		s, err := up.inventory(ctx, stream, entries)
-		if err != nil {
-			return nil, err
-		}
-		node.Streams = append(node.Streams, s)
+		part.Node.Streams = append(part.Node.Streams, *s)
 		for _, i := range a.ring.Interfaces(int64(s.First), int64(s.Last)) {
 			if stream == chunker.Packets {
-				node.Interfaces = append(node.Interfaces, clean(i))
+				part.Node.Interfaces = append(part.Node.Interfaces, clean(i))
 			}
 		}
 	}
-	node.Interfaces = sorted(node.Interfaces)
-	// After the upload, which may have found damage.
-	ledger := pinned.Ledger(chunker.Packets)
-	node.Coverage = append(node.Coverage, ledger.Coverage...)
-	node.Gaps = ledger.Gaps
-	return &api.CompleteRequest{Node: node}, nil
+	part.Node.Interfaces = sorted(part.Node.Interfaces)
+	if wants(task, chunker.Kubernetes) && a.clustered() {
+		if part.Kubernetes, err = up.recording(ctx, pinned); err != nil {
+			return nil, err
+		}
+	}
+	if wants(task, chunker.Packets) { // after the upload, which may have found damage
+		ledger := pinned.Ledger(chunker.Packets)
+		part.Node.Coverage = append(part.Node.Coverage, ledger.Coverage...)
+		part.Node.Gaps = ledger.Gaps
+	}
+	return part, nil
+}
+
+// clustered tells whether this node is one of a cluster, or was.
+func (a *agent) clustered() bool {
+	return a.cluster != nil || slices.Contains(a.ring.Streams(), chunker.Kubernetes)
 }
 
 // seal makes everything up to the end of the window be in sealed chunks, and the
 // ledger know. A window that ends before the last time needs nothing: to cut
 // again would only make chunks smaller.
-func (a *agent) seal(ctx context.Context, window manifest.Interval) error {
-	if a.rec.sealedThrough() >= int64(window.To) {
+func (a *agent) seal(ctx context.Context, task api.Task, window manifest.Interval) error {
+	now := a.now().UnixNano()
+	packets := wants(task, chunker.Packets) && a.rec.sealedThrough() < int64(window.To)
+	events := a.cluster != nil && wants(task, chunker.Kubernetes) && a.events.through() < int64(window.To)
+	if !packets && !events {
 		return nil
 	}
-	now := a.now().UnixNano()
-	if err := a.source.Cut(ctx); err != nil {
-		return fmt.Errorf("cut open chunks: %w", err)
+	if packets {
+		if err := a.source.Cut(ctx); err != nil {
+			return fmt.Errorf("cut open chunks: %w", err)
+		}
+	}
+	if events {
+		limited, cancel := context.WithTimeout(ctx, cutTime)
+		err := a.cluster.Cut(limited)
+		cancel()
+		if err != nil { // what the ledger then lacks is a gap
+			a.log.Warn("cannot cut the stream kubernetes", "session", task.Session, "err", err)
+			events = false
+		}
 	}
 	if err := a.ring.Drain(ctx); err != nil {
 		return fmt.Errorf("seal open chunks: %w", err)
 	}
-	a.rec.sealedUntil(now)
+	if packets {
+		a.rec.sealedUntil(now)
+	}
+	if events {
+		a.events.until(now)
+	}
 	return nil
+}
+
+// stream uploads the pinned chunks of a stream and their inventory. A stream
+// without a chunk in the window has none: there is nothing to name. Coverage and
+// gaps say whether that means nothing was seen.
+func (u *uploader) stream(ctx context.Context, stream string, pinned ring.Pinned) (*manifest.Stream, error) {
+	var list []ring.Chunk
+	for _, c := range pinned.Chunks {
+		if c.Stream == stream {
+			list = append(list, c)
+		}
+	}
+	entries, err := u.chunks(ctx, list)
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	s, err := u.inventory(ctx, stream, entries)
+	return &s, err
+}
+
+// recording uploads what this node has of the stream of the cluster.
+func (u *uploader) recording(ctx context.Context, pinned ring.Pinned) (*api.Recording, error) {
+	s, err := u.stream(ctx, chunker.Kubernetes, pinned)
+	if err != nil {
+		return nil, err
+	}
+	ledger := pinned.Ledger(chunker.Kubernetes)
+	return &api.Recording{Stream: s, Coverage: append([]manifest.Interval{}, ledger.Coverage...), Gaps: ledger.Gaps}, nil
 }
 
 // inventory uploads the inventory of a stream, and returns the stream's entry.

@@ -13,7 +13,7 @@ import (
 // A Pinned is what Pin holds: the chunks, until Unpin or expiry, and what there
 // is to know of a stream's window, as it was when the pin was made.
 type Pinned struct {
-	Chunks []Chunk // of all streams, in order of First, Last and Hash
+	Chunks []Chunk // in order of First, Last and Hash
 
 	r       *Ring
 	window  manifest.Interval
@@ -27,11 +27,12 @@ func (p Pinned) Ledger(stream string) Ledger {
 	return p.r.state.ledger(stream, p.window, p.evicted[stream])
 }
 
-// Pin keeps the sealed chunks that overlap the half-open window for a session,
-// until it is unpinned or expires, over restarts too, as long as the disk has
-// room for the ledger; for a week at most. A session that has a pin
-// keeps the window of the first time, and the expiry is set anew.
-func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, error) {
+// Pin keeps the sealed chunks of some streams, or of all when none is named, that
+// overlap the half-open window for a session, until it is unpinned or expires,
+// over restarts too, as long as the disk has room for the ledger; for a week at
+// most. A session that has a pin keeps the window and the streams of the first
+// time, and the expiry is set anew.
+func (r *Ring) Pin(session string, from, to int64, expires time.Time, streams ...string) (Pinned, error) {
 	r.mu.Lock()
 	r.expire()
 	p, have := r.state.Pins[session]
@@ -41,6 +42,7 @@ func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, e
 			return Pinned{}, fmt.Errorf("pin chunks for %s: %d sessions have pins already", session, maxPins)
 		}
 		p.Window = manifest.Interval{From: manifest.Nanos(from), To: manifest.Nanos(to)}
+		p.Streams = slices.Clone(streams)
 		p.Evicted = maps.Clone(r.state.Evicted)
 	}
 	p.Expires = within(r.opt.Now(), expires).UTC().Round(0)
@@ -49,6 +51,7 @@ func (r *Ring) Pin(session string, from, to int64, expires time.Time) (Pinned, e
 	}
 	r.state.Pins[session] = p
 	chunks := r.overlapping(int64(p.Window.From), int64(p.Window.To))
+	chunks = slices.DeleteFunc(chunks, func(c Chunk) bool { return !p.of(c.Stream) })
 	r.mu.Unlock()
 	err := r.withRoom(4096, r.save)
 	switch {

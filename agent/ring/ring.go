@@ -202,6 +202,30 @@ func (r *Ring) overlapping(from, to int64) []Chunk {
 	return out
 }
 
+// Streams lists the streams of which the ring holds something, or is about to:
+// those of its chunks, and those whose capture has begun and was not evicted
+// since.
+func (r *Ring) Streams() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	add := func(stream string) {
+		if !slices.Contains(out, stream) {
+			out = append(out, stream)
+		}
+	}
+	for _, c := range r.sealed {
+		add(c.Stream)
+	}
+	for _, run := range r.state.Runs {
+		if run.To > r.state.Evicted[run.Stream] {
+			add(run.Stream)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Usage tells how full the ring is.
 func (r *Ring) Usage() Usage {
 	r.mu.Lock()

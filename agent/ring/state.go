@@ -60,9 +60,10 @@ type run struct {
 	To     manifest.Nanos `json:"to"`
 }
 
-// pin holds the chunks of all streams that overlap a window.
+// pin holds the chunks that overlap a window: of some streams, or of all.
 type pin struct {
 	Window  manifest.Interval         `json:"window"`
+	Streams []string                  `json:"streams,omitempty"` // all when empty
 	Expires time.Time                 `json:"expires"`
 	Evicted map[string]manifest.Nanos `json:"evicted"` // as it was when the pin was made: later evictions spare the window
 }
@@ -112,12 +113,15 @@ func (s *state) evictionDone() { s.Evicting = nil }
 // pinned tells whether a pin that holds at now covers a chunk.
 func (s *state) pinned(m chunker.Meta, now time.Time) bool {
 	for _, p := range s.Pins {
-		if p.Window.From <= manifest.Nanos(m.Last) && manifest.Nanos(m.First) < p.Window.To && now.Before(p.Expires) {
+		if p.of(m.Stream) && p.Window.From <= manifest.Nanos(m.Last) && manifest.Nanos(m.First) < p.Window.To && now.Before(p.Expires) {
 			return true
 		}
 	}
 	return false
 }
+
+// of tells whether the pin is of a stream.
+func (p pin) of(stream string) bool { return len(p.Streams) == 0 || slices.Contains(p.Streams, stream) }
 
 // oldest is the time from which on nothing was evicted; 0 when nothing was ever
 // captured.

@@ -132,8 +132,9 @@ type PollRequest struct {
 	Versions   manifest.Versions   `json:"versions"`
 	Interfaces []chunker.Interface `json:"interfaces"`
 	Ring       Ring                `json:"ring"`
-	Pins       []string            `json:"pins"` // sessions for which chunks are pinned
-	Wait       manifest.Nanos      `json:"wait"` // how long the agent will wait for an answer
+	Pins       []string            `json:"pins"`              // sessions for which chunks are pinned
+	Streams    []string            `json:"streams,omitempty"` // of which the ring holds chunks, or is about to
+	Wait       manifest.Nanos      `json:"wait"`              // how long the agent will wait for an answer
 }
 
 // PollAnswer. Received and Sent are the hub's clock, so that the agent can tell
@@ -147,10 +148,14 @@ type PollAnswer struct {
 
 // A Task asks an agent for its part of a session: seal and pin what overlaps the
 // window, upload it, then complete.
+//
+// A node that the snapshot is not of, and that recorded the stream of the
+// cluster, is asked for that stream alone. It owes no account of packets.
 type Task struct {
 	Session  string            `json:"session"`
-	Window   manifest.Interval `json:"window"`   // in the hub's time
-	Deadline time.Time         `json:"deadline"` // in the hub's time; later answers are refused
+	Streams  []string          `json:"streams,omitempty"` // that are wanted; all when empty
+	Window   manifest.Interval `json:"window"`            // in the hub's time
+	Deadline time.Time         `json:"deadline"`          // in the hub's time; later answers are refused
 }
 
 // An Object is something a node wants in the store.
@@ -185,7 +190,17 @@ type Placement struct {
 // CompleteRequest is a node's finished part: all it names is in the store.
 // POST /api/v1/sessions/{id}/nodes/{node}/complete, answered 204.
 type CompleteRequest struct {
-	Node manifest.Node `json:"node"`
+	Node       manifest.Node `json:"node"`
+	Kubernetes *Recording    `json:"kubernetes,omitempty"` // of every node of a cluster, also when it recorded nothing
+}
+
+// A Recording is what one node has of the stream of the cluster, and its account
+// of the window: of the times when it did not record, another may tell. All times
+// are by the node's clock.
+type Recording struct {
+	Stream   *manifest.Stream    `json:"stream,omitempty"` // none when no chunk overlaps the window
+	Coverage []manifest.Interval `json:"coverage"`
+	Gaps     []manifest.Gap      `json:"gaps,omitempty"`
 }
 
 // SweepReport says what a sweep did, or with dry_run=true what one would do.
