@@ -17,8 +17,8 @@ import (
 // maxKeyFile is more than any private key of OpenSSH has, in bytes.
 const maxKeyFile = 64 << 10
 
-// LoadKey reads an Ed25519 private key in OpenSSH's format, without passphrase.
-// Like ssh it refuses a file that others can read.
+// LoadKey reads an Ed25519 private key in OpenSSH's format or as PKCS #8 in PEM
+// form, without passphrase. Like ssh it refuses a file that others can read.
 func LoadKey(path string) (*Signer, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -29,7 +29,7 @@ func LoadKey(path string) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load signing key: %w", err)
 	}
-	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o077 != 0 {
+	if mode := info.Mode().Perm(); !private(mode, ownedByRoot(info), os.Geteuid() == 0) {
 		return nil, fmt.Errorf("signing key %s can be read by others (mode %04o): chmod 600 %s", path, mode, path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
@@ -52,6 +52,16 @@ func LoadKey(path string) (*Signer, error) {
 		return &Signer{k}, nil
 	}
 	return nil, fmt.Errorf("signing key %s is not Ed25519: make one by `pcapsule key generate`", path)
+}
+
+// private tells whether no more than those who should can read a file of this
+// mode: its owner, or the group that root gave its own file to. Kubernetes mounts
+// secrets that way for those who are not root.
+func private(mode fs.FileMode, rootOwns, asRoot bool) bool {
+	if runtime.GOOS == "windows" {
+		return true
+	}
+	return mode&0o077 == 0 || rootOwns && !asRoot && mode&0o037 == 0
 }
 
 // SaveKey writes s to path with mode 0600, folders included, all or nothing. A
