@@ -245,11 +245,11 @@ func TestObjects(t *testing.T) {
 }
 
 func TestGuard(t *testing.T) {
-	h, err := New(Config{Store: storetest.NewMemory(t, nil), Signer: testKey(), Hosts: []string{"hub.example"}, Authorise: func(r *http.Request, role Role) error {
+	h, err := New(Config{Store: storetest.NewMemory(t, nil), Signer: testKey(), Hosts: []string{"hub.example"}, Authorise: func(r *http.Request, role Role) (*Identity, error) {
 		if role == Operator && r.Header.Get("Authorization") == "" {
-			return refuse(http.StatusForbidden, api.CodeForbidden, "no")
+			return nil, refuse(http.StatusForbidden, api.CodeForbidden, "no")
 		}
-		return nil
+		return nil, nil
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -8,13 +8,15 @@
 // the hub just where the store has no server of its own.
 //
 // By itself a hub asks nobody who they are: it is meant for one machine, where
-// it listens on loopback, and refuses what web pages make a browser send.
-// Config.Authorise is where authentication goes; all requests pass it.
+// it listens on loopback, and refuses what web pages make a browser send. In a
+// cluster Config.Authorise (package kubeauth) asks; all requests but those for
+// Anyone pass it.
 package hub
 
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -41,10 +43,17 @@ type Config struct {
 	// may address the hub.
 	Hosts []string
 
-	// Authorise tells whether a request may do what its route needs a role for:
-	// nil, or the error to answer. Without it everybody who can connect may do
+	// Authorise tells who sends a request to a route that needs a role, and
+	// whether they may: nil, or the error to answer, an *api.Error; whom it has
+	// recognised it names in either case. For an Agent the hub checks that the
+	// route is of its node. Without Authorise everybody who can connect may do
 	// everything.
-	Authorise func(*http.Request, Role) error
+	Authorise func(*http.Request, Role) (*Identity, error)
+
+	Audit *slog.Logger // of who did what; Logger when nil
+
+	// Certificate is the hub's now, for TLS. Without it the hub serves plain HTTP.
+	Certificate func() *tls.Certificate
 
 	FirstAnswer    time.Duration // how long a node has to answer at all; 30 s when 0
 	SessionTimeout time.Duration // how long a node may make no progress; 2 min when 0
@@ -58,12 +67,13 @@ const keepEnded = 15 * time.Minute
 
 // A Hub serves one store. Run must be running for anything to be made.
 type Hub struct {
-	cfg     Config
-	log     *slog.Logger
-	archive *archive.Archive
-	metrics *metrics
-	owner   string // of this process's intents: ownerKey and a random number
-	began   time.Time
+	cfg      Config
+	log      *slog.Logger
+	archive  *archive.Archive
+	metrics  *metrics
+	refusals refusals
+	owner    string // of this process's intents: ownerKey and a random number
+	began    time.Time
 
 	ready    chan struct{} // closed when predecessors' sessions are taken over
 	stopping chan struct{} // closed when Run ends
@@ -91,6 +101,9 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Audit == nil {
+		cfg.Audit = cfg.Logger
 	}
 	for _, d := range []struct {
 		d        *time.Duration
@@ -249,7 +262,7 @@ func (h *Hub) Serve(ctx context.Context, l net.Listener) error {
 	ran := make(chan error, 1)
 	go func() { ran <- h.Run(ctx) }()
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.Serve(h.secured(l)) }()
 	select {
 	case err := <-served:
 		cancel()

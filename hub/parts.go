@@ -42,6 +42,9 @@ func (h *Hub) sessionPart(r *http.Request) (*session, string, error) {
 	if s == nil {
 		return nil, "", h.ended(r.Context(), id)
 	}
+	if err := checkHand(r, s); err != nil {
+		return nil, "", err
+	}
 	if s.parts[name] == nil { // the set of parts never changes
 		return nil, "", refuse(http.StatusNotFound, api.CodeUnknownNode, "session %s has no node %s", id, name)
 	}

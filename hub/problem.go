@@ -70,8 +70,11 @@ func problem(err error) *api.Error {
 // writeError answers with err, whose status must not have been sent yet.
 func writeError(w http.ResponseWriter, err error) {
 	e := problem(err)
-	if e.Status == http.StatusServiceUnavailable {
+	switch e.Status {
+	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="pcapsule"`)
 	}
 	writeJSON(w, e.Status, e)
 }

@@ -18,18 +18,6 @@ import (
 	"pcapsule/store"
 )
 
-// A Role is what a request needs its sender to be.
-type Role string
-
-// Roles, each for some of the routes.
-const (
-	Anyone   Role = ""         // health, metrics, the API's document
-	Viewer   Role = "viewer"   // sees what there is
-	Exporter Role = "exporter" // reads packets
-	Operator Role = "operator" // makes and deletes snapshots
-	Agent    Role = "agent"    // hands in a node's part
-)
-
 // readyPath is asked again and again while a hub starts.
 const readyPath = "/readyz"
 
@@ -56,9 +44,9 @@ func (h *Hub) routes() []route {
 		{"GET", v1 + "/snapshots/{ref}/archive", Exporter, h.exportArchive},
 		{"GET", v1 + "/objects/{kind}/{group}/{name}", Exporter, h.getObject},
 		{"POST", v1 + "/agents/{node}/poll", Agent, h.poll},
-		{"POST", v1 + "/sessions/{id}/nodes/{node}/grants", Agent, h.grant},
-		{"POST", v1 + "/sessions/{id}/nodes/{node}/progress", Agent, h.progress},
-		{"POST", v1 + "/sessions/{id}/nodes/{node}/complete", Agent, h.complete},
+		{"POST", v1 + "/sessions/{id}/nodes/{node}/grants", Part, h.grant},
+		{"POST", v1 + "/sessions/{id}/nodes/{node}/progress", Part, h.progress},
+		{"POST", v1 + "/sessions/{id}/nodes/{node}/complete", Part, h.complete},
 		{"POST", v1 + "/sweep", Operator, h.sweep},
 		{"GET", v1 + "/openapi.json", Anyone, h.getOpenAPI},
 		{"GET", "/healthz", Anyone, h.healthz},
@@ -147,16 +135,15 @@ func (h *Hub) serve(rt route) http.Handler {
 			// A server without deadlines is a test's.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
 		}
-		err := h.checkHost(r.Host)
-		if err == nil {
-			err = checkOrigin(origin, r)
+		r, err := h.admit(origin, r, rt.role)
+		if err != nil {
+			if e := problem(err); e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
+				h.refused(r, e)
+			}
+			writeError(rec, err)
+			return
 		}
-		if err == nil && h.cfg.Authorise != nil {
-			err = h.cfg.Authorise(r, rt.role)
-		}
-		if err == nil {
-			err = rt.handle(rec, r)
-		}
+		err = rt.handle(rec, r)
 		if err == nil || rec.status != 0 {
 			return
 		}
@@ -169,6 +156,18 @@ func (h *Hub) serve(rt route) http.Handler {
 		}
 		writeError(rec, err)
 	})
+}
+
+// admit lets a request in, or returns the error to answer. Its sender's identity
+// is in the context of the request that it returns in either case.
+func (h *Hub) admit(origin *http.CrossOriginProtection, r *http.Request, role Role) (*http.Request, error) {
+	if err := h.checkHost(r.Host); err != nil {
+		return r, err
+	}
+	if err := checkOrigin(origin, r); err != nil {
+		return r, err
+	}
+	return h.authorise(r, role)
 }
 
 // checkHost refuses names that the hub was not told are its own. A web page
@@ -192,7 +191,7 @@ func (h *Hub) checkHost(host string) error {
 		}
 	}
 	return refuse(http.StatusForbidden, api.CodeForbidden,
-		"this hub does not go by the name %.100q: use its IP address, or start it with a --listen address that has this name", name)
+		"this hub does not go by the name %.100q: use its IP address, or start it with --host and this name", name)
 }
 
 // checkOrigin refuses what other web sites make a browser send.
@@ -203,15 +202,6 @@ func checkOrigin(p *http.CrossOriginProtection, r *http.Request) error {
 		return refuse(http.StatusForbidden, api.CodeForbidden, "requests of other web sites are not served")
 	}
 	return nil
-}
-
-// audit logs who took or removed what.
-func (h *Hub) audit(r *http.Request, action string, err error, args ...any) {
-	args = append([]any{"action", action, "remote", r.RemoteAddr}, args...)
-	if err != nil {
-		args = append(args, "error", err)
-	}
-	h.log.Info("audit", args...)
 }
 
 // recorder notes an answer's status.

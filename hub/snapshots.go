@@ -40,8 +40,10 @@ func (h *Hub) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	s, err := h.beginNamed(r.Context(), req.Name, want)
 	if err != nil {
+		h.audit(r, "create", err, "name", req.Name)
 		return err
 	}
+	h.audit(r, "create", nil, "snapshot", s.id, "name", s.name, "nodes", len(want.Nodes), "window", api.Span(want.Window), "import", want.Import)
 	if r.Context().Err() != nil {
 		// Whoever asked is gone, and never heard its id.
 		_, err := h.giveUp(r, s)
@@ -292,7 +294,7 @@ func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	err = h.archive.Delete(r.Context(), s.ID, "a client of the hub at "+r.RemoteAddr)
+	err = h.archive.Delete(r.Context(), s.ID, sender(r))
 	h.audit(r, "delete", err, "snapshot", s.ID, "name", s.Name())
 	if err != nil {
 		return err

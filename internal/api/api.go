@@ -33,7 +33,13 @@ const (
 	CodeNotCompleted = "not-completed" // 409: the snapshot is still being made, or failed
 	CodeUnreachable  = "unreachable"   // 504: no chosen node answered in time
 	CodeDamaged      = "damaged"       // 500: what the store holds is not what was put there
+
+	CodeUnauthenticated = "unauthenticated" // 401: no token, or one that is not valid for this hub
 )
+
+// HeaderClaimedUser says, in a request with a role's token, who asked for that
+// token. The hub's audit log has it as what it is, a claim.
+const HeaderClaimedUser = "Pcapsule-Claimed-User"
 
 // Error is the body of every answer that is not a success.
 type Error struct {
