@@ -77,7 +77,7 @@ func everything() []Record {
 			Kind: "ReplicaSet", Replicas: 2, Ready: 1, Selector: map[string]string{"app": "cart"},
 		}},
 		{Time: t0, Op: OpComplete, Objects: 6},
-		{Time: t0, Op: OpGap, Gap: &Gap{From: t0 - 60e9, Reason: manifest.GapUnreachable}},
+		{Time: t0, Op: OpGap, Gap: &Gap{From: t0 - 60e9, Reason: manifest.GapWatchLost}},
 		{Time: t0 + 4.5e9, Op: OpEvent, Event: &Event{
 			Meta:  Meta{UID: "u-ev", Namespace: "shop", Name: "cart-7d9f-abcde.17", Created: at("2025-11-24T16:00:04Z")},
 			About: Ref{Kind: "Pod", Namespace: "shop", Name: "cart-7d9f-abcde", UID: "u-pod"},

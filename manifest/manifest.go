@@ -37,6 +37,7 @@ const (
 	GapTruncated   = "truncated"    // an import ended inside a packet or in damage, or held some that a chunk cannot
 	GapNotImported = "not-imported" // the imported files of this node hold nothing of that time
 	GapSkipped     = "skipped"      // an import held something other than packets
+	GapWatchLost   = "watch-lost"   // the API server of a cluster could not be asked, or had forgotten where the recorder stopped
 	GapUntimed     = "untimed"      // an import held packets without a time: each stands at that of the packet before
 )
 

@@ -1,0 +1,547 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"pcapsule/manifest"
+)
+
+// Limits of what a table takes, whoever wrote the stream. The largest clusters
+// have 150,000 pods.
+const (
+	maxObjects  = 4 << 20 // of all times together
+	maxListings = 8 << 20 // times in which an object had an address
+	maxText     = 320     // bytes of a name or a UID
+)
+
+// A Builder makes a Table of the chunks of one stream, one chunk after another,
+// in any order. It keeps what it knows of each object and nothing of each record.
+type Builder struct {
+	clocks   map[string]manifest.Clock // of nodes, against the hub's
+	from, to int64                     // of notes
+
+	byUID    map[string]*object
+	states   map[uint64]*object // by the hash of the line that told its last state
+	seed     maphash.Seed
+	services map[[2]string]*Object // by namespace and name: EndpointSlices know no UIDs
+	text     map[string]string     // each once
+
+	covered  []span
+	gaps     []span
+	chunks   int
+	listings int
+	notes    notes
+}
+
+// NewBuilder makes the builder of an empty table. Clocks are those of the nodes
+// that the snapshot knows. The notes will be those from one time until another.
+func NewBuilder(clocks map[string]manifest.Clock, from, to int64) *Builder {
+	return &Builder{
+		clocks: clocks, from: from, to: to,
+		byUID: map[string]*object{}, states: map[uint64]*object{}, seed: maphash.MakeSeed(),
+		services: map[[2]string]*Object{}, text: map[string]string{},
+		notes: notes{seen: map[noteKey]struct{}{}},
+	}
+}
+
+// An object is what is known of one, in the making.
+type object struct {
+	Object
+	hash   uint64 // of its last state, as it stood in a line
+	chunk  int    // in whose state it is
+	made   int64  // when it was seen to be made; 0 when it was not
+	gone   int64  // when it was seen to be deleted; 0 when it was not
+	begun  int64  // its own time of creation; 0 when not told
+	listed []int  // listings that its last state in this chunk has
+	all    []listing
+	latest map[item]int // in all; nil while that is short
+	pod    *pod
+	ready  *readiness // of a node
+}
+
+// An item is what an object lists: an address, and for an EndpointSlice whose.
+type item struct {
+	addr netip.Addr
+	pod  string // UID
+}
+
+// A listing is a time for which an object listed an item, as far as it was seen.
+type listing struct {
+	item
+	ports       []Port
+	first, last int64
+	closed      bool // it was seen to end at last
+}
+
+// ErrRecords is wrapped by the error for records that no recorder wrote in this
+// order, or with such members.
+var ErrRecords = errors.New("records that make no sense")
+
+func nonsense(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrRecords}, args...)...)
+}
+
+// A Chunk takes the lines of one chunk.
+type Chunk struct {
+	b         *Builder
+	n         int
+	opened    bool
+	complete  bool
+	ended     bool
+	node      string
+	clock     manifest.Clock
+	start     int64 // of what is covered since
+	last      int64 // by the hub's clock
+	gapEnd    int64
+	gapFrom   int64
+	count     int
+	objects   []*object
+	keyframes int64
+}
+
+// Chunk begins a chunk. The one before must have ended.
+func (b *Builder) Chunk() *Chunk {
+	b.chunks++
+	return &Chunk{b: b, n: b.chunks, gapEnd: math.MinInt64}
+}
+
+const statePrefix = `","op":"state",`
+
+// Line takes the next line of the chunk, without its newline. It decodes those
+// that tell something new: most of a keyframe is known from the one before.
+func (c *Chunk) Line(at int64, line []byte) error {
+	if i := bytes.Index(line[:min(len(line), 64)], []byte(statePrefix)); i > 0 && c.opened && !c.complete {
+		h := maphash.Bytes(c.b.seed, line[i:])
+		if o := c.b.states[h]; o != nil {
+			c.count++
+			c.again(o, c.hub(at))
+			return nil
+		}
+		return c.line(line, h)
+	}
+	return c.line(line, 0)
+}
+
+func (c *Chunk) line(line []byte, hash uint64) error {
+	r, err := Decode(line)
+	if err != nil {
+		return err
+	}
+	if err := c.Record(&r); err != nil || hash == 0 {
+		return err
+	}
+	if m := r.Meta(); m != nil {
+		if o := c.b.byUID[m.UID]; o != nil {
+			delete(c.b.states, o.hash)
+			o.hash = hash
+			c.b.states[hash] = o
+		}
+	}
+	return nil
+}
+
+// Record takes the next record.
+func (c *Chunk) Record(r *Record) error {
+	if !c.opened {
+		if r.Op != OpKeyframe {
+			return nonsense("a chunk begins with %q, not with a keyframe", r.Op)
+		}
+		c.opened = true
+		c.node, c.clock = r.Keyframe.Node, r.Keyframe.Clock
+		c.start = c.hub(int64(r.Time))
+		c.last = c.start
+		return nil
+	}
+	at := c.hub(int64(r.Time))
+	if at < c.last {
+		return nonsense("a record at %d ns follows one at %d ns", at, c.last)
+	}
+	c.last = at
+	switch r.Op {
+	case OpKeyframe:
+		return nonsense("a chunk has a second keyframe")
+	case OpState:
+		c.count++
+		return c.observe(r, at, false)
+	case OpComplete:
+		if r.Objects != c.count {
+			return nonsense("a keyframe counts %d objects and has %d", r.Objects, c.count)
+		}
+		c.complete = true
+	case OpSet:
+		return c.observe(r, at, true)
+	case OpGone:
+		if err := c.observe(r, at, true); err != nil {
+			return err
+		}
+		c.gone(r, at)
+	case OpEvent:
+		c.b.event(r.Event, at)
+	case OpGap:
+		c.gap(c.hub(int64(r.Gap.From)), at)
+	}
+	return nil
+}
+
+// hub is a time of the recorder by the hub's clock.
+func (c *Chunk) hub(ns int64) int64 { return hubTime(c.clock, ns) }
+
+// hubTime is a time by a node's clock in the hub's. An offset that is within its
+// own error says nothing, as in manifest.Clock.Window.
+func hubTime(c manifest.Clock, ns int64) int64 {
+	if c.Offset <= c.Error && c.Offset.Add(c.Error) >= 0 {
+		return ns
+	}
+	return int64(manifest.Nanos(ns).Add(-c.Offset))
+}
+
+// own is one of the cluster's own times, told by a clock of node, in the hub's
+// time; 0 when it is not told.
+func (b *Builder) own(node string, t time.Time) int64 {
+	if t.IsZero() || !Representable(t) {
+		return 0
+	}
+	return max(hubTime(b.clocks[node], t.UnixNano()), 1)
+}
+
+// gap takes note that what is listed between two times may have changed unseen.
+func (c *Chunk) gap(from, to int64) {
+	c.b.gaps = append(c.b.gaps, span{from, to})
+	if c.complete && from > c.start {
+		c.b.covered = append(c.b.covered, span{c.start, from})
+	}
+	c.start = to
+	c.gapFrom, c.gapEnd = from, to
+}
+
+// End ends the chunk: what is in its state was so until its last record.
+func (c *Chunk) End() {
+	if c.ended || !c.opened {
+		return
+	}
+	c.ended = true
+	if c.complete {
+		c.b.covered = append(c.b.covered, span{c.start, c.last})
+		for _, o := range c.objects {
+			if o.chunk == c.n {
+				c.extend(o, c.last)
+			}
+		}
+	}
+	for _, o := range c.objects {
+		if o.chunk == c.n {
+			o.chunk, o.listed = 0, o.listed[:0]
+		}
+	}
+	c.objects = nil
+}
+
+// again sees an object in the state that it was seen in last.
+func (c *Chunk) again(o *object, at int64) {
+	if o.chunk != c.n {
+		c.enter(o)
+		for _, l := range o.all {
+			if !l.closed || l.last >= at {
+				o.listed = append(o.listed, c.list(o, l.item, l.ports, at))
+			}
+		}
+	}
+	c.extend(o, at)
+}
+
+// extend says that o is at a time as it was.
+func (c *Chunk) extend(o *object, at int64) {
+	for _, i := range o.listed {
+		l := &o.all[i]
+		l.last = max(l.last, at)
+		l.first = min(l.first, at)
+	}
+	if o.pod != nil {
+		o.pod.extend(at)
+	}
+}
+
+// enter puts o into the state of the chunk.
+func (c *Chunk) enter(o *object) {
+	o.chunk = c.n
+	o.listed = o.listed[:0]
+	c.objects = append(c.objects, o)
+}
+
+// observe sees an object as a record tells it.
+func (c *Chunk) observe(r *Record, at int64, watched bool) error {
+	m := r.Meta()
+	if m == nil {
+		return nil // a kind that a later version added
+	}
+	o, err := c.object(r, m)
+	if err != nil {
+		return err
+	}
+	if o.chunk != c.n {
+		c.enter(o)
+		if watched && c.complete && r.Op == OpSet && o.all == nil && o.made == 0 && at > later(c.gapEnd, lateness) {
+			o.made = at
+		}
+	}
+	if o.begun == 0 {
+		o.begun = c.b.own("", m.Created)
+	}
+	switch {
+	case r.Pod != nil:
+		c.b.observePod(o, r.Pod, at)
+		return c.lists(o, addresses(r.Pod.Addresses), nil, at)
+	case r.Service != nil:
+		return c.lists(o, append(addresses(r.Service.Addresses), addresses(r.Service.External)...), nil, at)
+	case r.Node != nil:
+		o.ready.observe(r.Node.Conditions, at)
+		return c.lists(o, addresses(r.Node.Addresses), nil, at)
+	case r.Endpoints != nil:
+		var items []item
+		for _, e := range r.Endpoints.Members {
+			for _, it := range addresses(e.Addresses) {
+				if e.Pod != nil && len(e.Pod.UID) <= maxText {
+					it.pod = c.b.intern(e.Pod.UID)
+				}
+				items = append(items, it)
+			}
+		}
+		return c.lists(o, items, r.Endpoints.Ports, at)
+	}
+	return nil
+}
+
+// object is the one that a record is of.
+func (c *Chunk) object(r *Record, m *Meta) (*object, error) {
+	b := c.b
+	if o := b.byUID[m.UID]; o != nil {
+		if r.Pod != nil && o.Kind == KindPod && o.Node == "" {
+			o.Node = b.intern(clip(r.Pod.Node))
+			o.HostNetwork = r.Pod.HostNetwork
+		}
+		if kind := kindOf(r); kind != o.Kind {
+			return nil, nonsense("UID %.80q is of a %s and of a %s", m.UID, o.Kind, kind)
+		}
+		return o, nil
+	}
+	if len(b.byUID) >= maxObjects {
+		return nil, nonsense("more than %d objects", maxObjects)
+	}
+	if len(m.UID) > maxText {
+		return nil, nonsense("a UID of %d bytes", len(m.UID))
+	}
+	o := &object{Object: Object{Ref: Ref{
+		Kind: kindOf(r), Namespace: b.intern(clip(m.Namespace)), Name: strings.Clone(clip(m.Name)), UID: strings.Clone(m.UID),
+	}}}
+	switch {
+	case r.Pod != nil:
+		o.Node, o.HostNetwork = b.intern(clip(r.Pod.Node)), r.Pod.HostNetwork
+		o.pod = &pod{}
+	case r.Endpoints != nil: // stands for the service
+		o.Name = b.intern(clip(r.Endpoints.Service))
+	case r.Node != nil:
+		o.ready = &readiness{}
+	}
+	if m.Owner != nil {
+		o.Owner = Ref{
+			Kind: b.intern(clip(m.Owner.Kind)), Namespace: o.Namespace,
+			Name: b.intern(clip(m.Owner.Name)), UID: b.intern(clip(m.Owner.UID)),
+		}
+	}
+	b.byUID[o.UID] = o
+	return o, nil
+}
+
+// Kinds that only the table knows by these names.
+const (
+	kindEndpoints = "EndpointSlice"
+	kindWorkload  = "Workload"
+)
+
+func kindOf(r *Record) string {
+	switch {
+	case r.Pod != nil:
+		return KindPod
+	case r.Service != nil:
+		return KindService
+	case r.Endpoints != nil:
+		return kindEndpoints
+	case r.Node != nil:
+		return KindNode
+	case r.Namespace != nil:
+		return KindNamespace
+	}
+	return kindWorkload
+}
+
+// lists says what o lists at a time.
+func (c *Chunk) lists(o *object, items []item, ports []Port, at int64) error {
+	before := slices.Clone(o.listed)
+	o.listed = o.listed[:0]
+	for _, it := range items {
+		i := c.list(o, it, ports, at)
+		if !slices.Contains(o.listed, i) {
+			o.listed = append(o.listed, i)
+		}
+	}
+	for _, i := range before {
+		if !slices.Contains(o.listed, i) {
+			c.unlist(o, i, at)
+		}
+	}
+	if c.b.listings > maxListings {
+		return nonsense("more than %d times of addresses", maxListings)
+	}
+	return nil
+}
+
+// unlist ends a listing, unless another recorder saw it go on.
+func (c *Chunk) unlist(o *object, i int, at int64) {
+	l := &o.all[i]
+	if l.last <= later(at, lateness) {
+		l.last, l.closed = at, true
+	}
+}
+
+// list finds the listing that an item listed at a time belongs to, or begins one.
+func (c *Chunk) list(o *object, it item, ports []Port, at int64) int {
+	for i, ok := o.find(it); ok; {
+		l := &o.all[i]
+		if l.first > at && !l.closed || l.first <= at && (!l.closed || l.last >= at) {
+			l.first, l.last = min(l.first, at), max(l.last, at)
+			l.closed = false
+			if ports != nil {
+				l.ports = ports
+			}
+			return i
+		}
+		break
+	}
+	c.b.listings++
+	o.all = append(o.all, listing{item: it, ports: ports, first: at, last: at})
+	if o.latest != nil {
+		o.latest[it] = len(o.all) - 1
+	}
+	return len(o.all) - 1
+}
+
+// find is the latest listing of an item.
+func (o *object) find(it item) (int, bool) {
+	if len(o.all) <= 8 {
+		for i := len(o.all) - 1; i >= 0; i-- {
+			if o.all[i].item == it {
+				return i, true
+			}
+		}
+		return 0, false
+	}
+	if o.latest == nil {
+		o.latest = map[item]int{}
+		for i, l := range o.all {
+			o.latest[l.item] = i
+		}
+	}
+	i, ok := o.latest[it]
+	return i, ok
+}
+
+// gone ends an object.
+func (c *Chunk) gone(r *Record, at int64) {
+	o := c.b.byUID[r.Meta().UID]
+	if o == nil {
+		return
+	}
+	for _, i := range o.listed {
+		c.unlist(o, i, at)
+	}
+	o.chunk, o.listed = 0, o.listed[:0]
+	delete(c.b.states, o.hash)
+	if late := at <= later(c.gapEnd, lateness); o.gone == 0 || at < o.gone {
+		o.gone = at
+		if late {
+			o.gone = 0 // it went at some time of the gap
+			for i := range o.all {
+				if l := &o.all[i]; l.closed && l.last == at {
+					l.last, l.closed = max(l.first, min(l.last, c.gapFrom)), false
+				}
+			}
+			if o.pod != nil {
+				o.pod.running = min(o.pod.running, c.gapFrom)
+			}
+		}
+	}
+	if r.Pod != nil {
+		c.b.podGone(o, at)
+	}
+}
+
+// addresses are those that can be read, without zones.
+func addresses(texts []string) []item {
+	var out []item
+	for _, t := range texts {
+		a, err := netip.ParseAddr(t)
+		if err != nil || a.Zone() != "" || a.IsUnspecified() {
+			continue // a load balancer's may be a name
+		}
+		out = append(out, item{addr: a.Unmap()})
+	}
+	return out
+}
+
+// intern is s, of which the builder keeps one copy.
+func (b *Builder) intern(s string) string {
+	if s == "" {
+		return ""
+	}
+	if kept, ok := b.text[s]; ok {
+		return kept
+	}
+	s = strings.Clone(s)
+	b.text[s] = s
+	return s
+}
+
+// clip is as much of a name as any can have, without what would end a line.
+func clip(s string) string {
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return strings.Map(func(r rune) rune {
+			if r < ' ' || r == 0x7f {
+				return '?'
+			}
+			return r
+		}, s)
+	}
+	return s
+}
+
+// A readiness is since when a node is not ready.
+type readiness struct {
+	seen int64 // when that was seen last
+	lost int64 // not ready from here on; 0 when it is ready
+}
+
+func (r *readiness) observe(conditions map[string]string, at int64) {
+	state, told := conditions["Ready"]
+	if at < r.seen || !told {
+		return
+	}
+	r.seen = at
+	switch {
+	case state == "True":
+		r.lost = 0
+	case r.lost == 0:
+		r.lost = max(at, 1)
+	}
+}
+
