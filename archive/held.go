@@ -162,12 +162,16 @@ func (a *Archive) readInventory(ctx context.Context, key string, size int64, f f
 	}
 	defer body.Close()
 	sum := blake3.New()
-	limited := &io.LimitedReader{R: body, N: size + 1}
+	from := &failing{r: body}
+	limited := &io.LimitedReader{R: from, N: size + 1}
 	r := manifest.NewInventoryReader(io.TeeReader(limited, sum))
 	for {
 		e, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if from.err != nil {
+			return fmt.Errorf("read %s: %w", key, from.err)
 		}
 		if err != nil {
 			return fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
@@ -180,4 +184,18 @@ func (a *Archive) readInventory(ctx context.Context, key string, size int64, f f
 		return fmt.Errorf("read %s: %w: its bytes do not have its hash, or its size", key, ErrDamaged)
 	}
 	return nil
+}
+
+// failing remembers why reading failed, which is not the fault of what is read.
+type failing struct {
+	r   io.Reader
+	err error // never io.EOF
+}
+
+func (f *failing) Read(b []byte) (int, error) {
+	n, err := f.r.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.err = err
+	}
+	return n, err
 }

@@ -199,6 +199,13 @@ func (s *Session) Put(ctx context.Context, key string, body store.Body) error {
 	return fmt.Errorf("put %s: %w", key, err)
 }
 
+// Inventory calls f for each entry of an inventory that is in the store, in
+// order. That it is the one of the given key and size is known only when Inventory
+// returns nil; ErrDamaged is wrapped when it is not, or is no inventory.
+func (s *Session) Inventory(ctx context.Context, key string, size int64, f func(manifest.Entry) error) error {
+	return s.a.readInventory(ctx, key, size, f)
+}
+
 // Check makes sure of one stream before Commit: its inventory is in the store,
 // has its hash and the stream's sums, and every chunk that it names is usable and
 // there with its size. The error names the first chunk that is not.

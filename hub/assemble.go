@@ -74,8 +74,9 @@ func clip(coverage []manifest.Interval, window manifest.Interval) []manifest.Int
 }
 
 // assemble makes the manifest of a session whose parts are all settled, or says
-// why there will be none. The same parts make the same manifest.
-func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
+// why there will be none. The same parts make the same manifest. It lacks the
+// stream of the cluster, for which the chunks are returned: putCluster adds it.
+func (h *Hub) assemble(s *session) (*manifest.Manifest, []manifest.Entry, *api.Error) {
 	clocks := map[string]api.Node{}
 	for _, n := range h.knownNodes() {
 		clocks[n.Name] = n
@@ -103,23 +104,27 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
 			m.Nodes = append(m.Nodes, unreachable(name, clocks[name], s.req.Window, trouble))
 		}
 	}
+	for _, name := range makeRoom(m, clocks, s.req.Window) {
+		h.log.Warn("the part of a node is left out: it takes too much of the manifest", "session", s.id, "node", name)
+	}
 	m.SumUp()
+	cluster := s.cluster(m)
 	switch {
 	case s.req.Import && answered < len(s.req.Nodes):
-		return nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "the import of %s stopped midway: start it again; what was sent already is not sent twice", s.name)
+		return nil, nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "the import of %s stopped midway: start it again; what was sent already is not sent twice", s.name)
 	case s.req.Import && m.Totals.Records == 0:
-		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "there are no packets in what was imported")
+		return nil, nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "there are no packets in what was imported")
 	case s.req.Import:
 		m.Window = span(m.Nodes)
 		for i := range m.Nodes {
 			m.Nodes[i].NotImported(m.Window)
 		}
 	case answered == 0 && len(troubles) > 0:
-		return nil, h.blocked(troubles)
+		return nil, nil, h.blocked(troubles)
 	case answered == 0:
-		return nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "no node answered in time (%s): see whether their agents run, and their logs", shortList(s.req.Nodes))
+		return nil, nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "no node answered in time (%s): see whether their agents run, and their logs", shortList(s.req.Nodes))
 	case !covered:
-		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "nothing of %s was recorded: %s", api.Span(s.req.Window), holds(s.req.Nodes, clocks))
+		return nil, nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "nothing of %s was recorded: %s", api.Span(s.req.Window), holds(s.req.Nodes, clocks))
 	}
 	for _, n := range m.Nodes {
 		for _, r := range n.Reasons {
@@ -127,7 +132,56 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, *api.Error) {
 			m.Reasons = append(m.Reasons, manifest.Clean("node "+n.Name+": "+r))
 		}
 	}
-	return m, nil
+	return m, cluster, nil
+}
+
+// maxRoom is how much of a manifest its nodes may take up.
+const maxRoom = 0.95
+
+// makeRoom takes the largest parts out of a manifest that nobody could read: one
+// node must not be the end of a snapshot of all. It returns their names.
+func makeRoom(m *manifest.Manifest, known map[string]api.Node, window manifest.Interval) (out []string) {
+	rooms := make([]float64, len(m.Nodes))
+	bySize := make([]int, len(m.Nodes))
+	taken := 0.0
+	for i := range m.Nodes {
+		rooms[i], bySize[i] = m.Nodes[i].Room(), i
+		taken += rooms[i]
+	}
+	slices.SortStableFunc(bySize, func(a, b int) int { return cmp.Compare(rooms[b], rooms[a]) })
+	for _, i := range bySize {
+		if taken <= maxRoom {
+			break
+		}
+		n := &m.Nodes[i]
+		*n = unreachable(n.Name, known[n.Name], window, &api.Error{Message: fmt.Sprintf(
+			"it takes up %.0f %% of a manifest, which has no room for that: choose a shorter window, or fewer nodes", 100*rooms[i])})
+		taken -= rooms[i]
+		out = append(out, n.Name)
+	}
+	return out
+}
+
+// cluster gives m its account of the stream of the cluster, if there is one, and
+// returns the stream's chunks. The caller holds s.mu.
+func (s *session) cluster(m *manifest.Manifest) []manifest.Entry {
+	var recordings []*recording
+	var vain []string
+	for _, name := range s.req.asked() {
+		switch p := s.parts[name]; {
+		case p.cluster != nil:
+			recordings = append(recordings, p.cluster)
+		case p.node == nil && slices.Contains(s.req.Recorders, name):
+			vain = append(vain, name)
+		}
+	}
+	if len(recordings)+len(vain) == 0 {
+		return nil // there is no cluster
+	}
+	slices.Sort(vain)
+	a := accountFor(m.Window, recordings, vain)
+	m.Coverage, m.Gaps = a.coverage, a.gaps
+	return mergeRecordings(recordings)
 }
 
 func records(n *manifest.Node) (sum uint64) {

@@ -75,8 +75,8 @@ func (h *Hub) start(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sessions[s.id] = s
-	h.wakeNodes(s.req.Nodes)
-	h.log.Info("session begins", "session", s.id, "name", s.name, "nodes", len(s.req.Nodes), "window", api.Span(s.req.Window), "carries", s.req.Carries)
+	h.wakeNodes(s.req.asked())
+	h.log.Info("session begins", "session", s.id, "name", s.name, "nodes", len(s.req.Nodes), "recorders", len(s.req.Recorders), "window", api.Span(s.req.Window), "carries", s.req.Carries)
 }
 
 func (h *Hub) sessionByID(id string) *session {
@@ -131,7 +131,7 @@ func (h *Hub) expireSessions(now time.Time) {
 // finish ends a session whose parts are all settled, as its claimant. When ctx
 // ends before, the session is left as it is in the store, for the next hub.
 func (h *Hub) finish(ctx context.Context, s *session) {
-	m, failure := h.assemble(s)
+	m, cluster, failure := h.assemble(s)
 	if failure == nil {
 		if _, err := m.Encode(); err != nil { // too large, perhaps
 			failure = refuse(http.StatusInternalServerError, api.CodeInternal, "%v", err)
@@ -142,9 +142,17 @@ func (h *Hub) finish(ctx context.Context, s *session) {
 		return
 	}
 	began := h.now()
+	whole := len(cluster) == 0
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		limited, cancel := context.WithTimeout(ctx, h.cfg.SessionTimeout)
-		err := s.store.Commit(limited, m, h.cfg.Signer)
+		var err error
+		if !whole {
+			err = s.putCluster(limited, m, cluster)
+			whole = err == nil
+		}
+		if whole {
+			err = s.store.Commit(limited, m, h.cfg.Signer)
+		}
 		cancel()
 		var voided *archive.VoidedError
 		switch {
@@ -156,13 +164,13 @@ func (h *Hub) finish(ctx context.Context, s *session) {
 			return
 		case ctx.Err() != nil:
 			return
-		case !errors.Is(err, archive.ErrUndecided):
+		case whole && !errors.Is(err, archive.ErrUndecided):
 			h.log.Error("snapshot cannot be committed", "session", s.id, "error", err)
 			h.fail(ctx, s, problem(err))
 			return
 		}
-		// Whether it is committed is open: only the store can tell.
-		h.log.Warn("the store does not take the manifest, trying again", "session", s.id, "error", err)
+		// Once whole, whether it is committed is open: only the store can tell.
+		h.log.Warn("the store does not take the snapshot, trying again", "session", s.id, "error", err)
 		why, patience := problem(err), h.cfg.SessionTimeout
 		switch {
 		case errors.Is(err, store.ErrNoSpace):
@@ -235,7 +243,7 @@ func (h *Hub) close(s *session, m *manifest.Manifest, failure *api.Error) {
 	h.log.Info("session has ended", args...)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.wakeNodes(s.req.Nodes)
+	h.wakeNodes(s.req.asked())
 }
 
 // takeOver ends the sessions that hubs with this key left undecided, and carries

@@ -445,13 +445,13 @@ func TestSettle(t *testing.T) {
 		choose("a", time.Second)
 		choose("a", 0)
 		// One that is expected, or named, is waited for.
-		h.expected = []string{"a", "b"}
+		h.expected = expected{nodes: []string{"a", "b"}}
 		hearAfter("b", 5*time.Second)
 		choose("a b", 5*time.Second)
 		hearAfter("c", 3*time.Second)
 		choose("c", 3*time.Second, "c")
 		// One that never comes back does not hold up anybody for long.
-		h.expected = []string{"a", "gone"}
+		h.expected = expected{nodes: []string{"a", "gone"}}
 		choose("a b c", h.cfg.Settle-9*time.Second)
 		choose("a b c", 0)
 	})

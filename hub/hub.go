@@ -80,7 +80,7 @@ type Hub struct {
 
 	mu       sync.Mutex
 	nodes    map[string]*node
-	expected []string            // nodes of the newest snapshot, which will report again
+	expected expected            // who will report again, to a hub that has just started
 	arrived  chan struct{}       // closed, and made anew, when a node reports for the first time
 	sessions map[string]*session // by id; ended ones stay for keepEnded
 	ctx      context.Context     // of work that outlives its request; set by Run

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
 )
@@ -34,6 +35,7 @@ const (
 // node is what the hub knows of a machine. Hub.mu guards it.
 type node struct {
 	api.Node                      // Live is set when it is shown
+	streams  []string             // of which its ring holds chunks, as it says
 	wake     chan struct{}        // closed, and made anew, when a poll may have something to answer
 	told     map[string]time.Time // tasks answered to the latest polls, and when
 }
@@ -88,6 +90,12 @@ func (h *Hub) poll(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// maxStreams is more than there are kinds of streams.
+const maxStreams = 32
+
+// records tells whether the node holds chunks of a stream. Hub.mu is held.
+func (n *node) records(stream string) bool { return slices.Contains(n.streams, stream) }
+
 // maxPollBody bounds a poll: thousands of interfaces fit.
 const maxPollBody = 4 << 20
 
@@ -99,6 +107,9 @@ func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, err
 	}
 	if err := checkClock(req.Clock); err != nil {
 		return nil, err
+	}
+	if len(req.Streams) > maxStreams {
+		return nil, invalid("node %s says that it holds %d streams: there are not that many", name, len(req.Streams))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -115,7 +126,7 @@ func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, err
 		h.log.Info("node reports for the first time", "node", name)
 	}
 	n.LastSeen = at.UTC()
-	n.Clock, n.Versions, n.Interfaces, n.Ring = req.Clock, req.Versions, trial.Interfaces, req.Ring
+	n.Clock, n.Versions, n.Interfaces, n.Ring, n.streams = req.Clock, req.Versions, trial.Interfaces, req.Ring, req.Streams
 	return n, nil
 }
 
@@ -133,7 +144,7 @@ func (h *Hub) news(n *node, pins []string) (tasks []api.Task, unpin []string, ur
 			continue
 		}
 		carried = carried || s.req.Carries != ""
-		tasks = append(tasks, s.task())
+		tasks = append(tasks, s.task(n.Name))
 		if slices.Contains(pins, s.id) {
 			continue
 		}
@@ -244,13 +255,10 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 		}
 		return chosen, nil
 	}
-	chosen, missing := choose()
-	if len(named) == 0 || len(missing) > 0 {
-		if err := h.settle(ctx, named); err != nil {
-			return nil, err
-		}
-		chosen, missing = choose()
+	if err := h.settle(ctx, named); err != nil {
+		return nil, err
 	}
+	chosen, missing := choose()
 	switch {
 	case len(missing) > 0 && len(known) == 0:
 		return nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "no agent has reported to this hub yet, also not that of %s: see whether it runs, and its log", strings.Join(missing, ", "))
@@ -266,8 +274,32 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 	return chosen, nil
 }
 
+// recorders lists who holds chunks of the stream kubernetes and can be asked for
+// them: live nodes, and chosen ones whose part is asked for anyway.
+func (h *Hub) recorders(chosen []string) (names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, n := range h.nodes {
+		if !n.records(chunker.Kubernetes) {
+			continue
+		}
+		if h.now().Sub(n.LastSeen) < livePeriod || slices.Contains(chosen, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// expected is who a hub that has just started has yet to hear of.
+type expected struct {
+	nodes    []string // of the newest snapshot
+	recorder bool     // one of a cluster, which recorded its stream
+}
+
 // expect looks up which nodes a hub that has just started has yet to hear of:
-// those of the newest snapshot that agents recorded.
+// those of the newest snapshot that agents recorded, and whether one of them
+// recorded the stream kubernetes.
 func (h *Hub) expect(ctx context.Context) {
 	all, err := h.archive.List(ctx)
 	if err != nil {
@@ -285,7 +317,7 @@ func (h *Hub) expect(ctx context.Context) {
 		}
 		if len(names) > 0 {
 			h.mu.Lock()
-			h.expected = names
+			h.expected = expected{names, s.Manifest.Clustered()}
 			h.mu.Unlock()
 			return
 		}
@@ -293,18 +325,24 @@ func (h *Hub) expect(ctx context.Context) {
 }
 
 // settle lets agents find a hub that has just started: those that are named, or
-// expected, or at least one.
+// expected, or at least one; and in a cluster one that has recorded its stream.
 func (h *Hub) settle(ctx context.Context, named []string) error {
 	left := h.cfg.Settle - h.now().Sub(h.began)
 	limit := time.NewTimer(left)
 	defer limit.Stop()
 	for {
 		h.mu.Lock()
-		want, arrived := h.expected, h.arrived
+		want, arrived := h.expected.nodes, h.arrived
 		if len(named) > 0 {
 			want = named
 		}
 		here := len(h.nodes) > 0
+		if h.expected.recorder {
+			here = false
+			for _, n := range h.nodes {
+				here = here || n.records(chunker.Kubernetes)
+			}
+		}
 		for _, name := range want {
 			here = here && h.nodes[name] != nil
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pcapsule/archive"
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
 )
@@ -167,10 +168,18 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	s.mu.Lock()
-	_, err = s.open(name, h.now())
+	p, err := s.open(name, h.now())
+	if err == nil && len(p.placed)+len(req.Objects) > maxPlaced {
+		err = invalid("node %s asks for more than %d objects in one snapshot: choose a shorter window", name, maxPlaced)
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	for i, o := range req.Objects {
+		if p.extra && o.Ext == chunker.PacketsExt {
+			return invalid("object %d: node %s is asked for stream %s only", i, name, chunker.Kubernetes)
+		}
 	}
 
 	answer := api.GrantAnswer{Placements: make([]api.Placement, len(req.Objects))}
@@ -188,8 +197,7 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, err := s.open(name, h.now())
-	if err != nil {
+	if _, err := s.open(name, h.now()); err != nil {
 		return err
 	}
 	for i, o := range req.Objects {
@@ -206,6 +214,10 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, answer)
 	return nil
 }
+
+// maxPlaced is how many objects one node may place in a session: as many chunks
+// as an inventory can list, roughly.
+const maxPlaced = 1 << 20
 
 // place finds the key of an object, and a grant when it is not in the store.
 func (h *Hub) place(ctx context.Context, s *session, o api.Object) (api.Placement, error) {
@@ -250,7 +262,7 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 	s.mu.Lock()
 	p := s.parts[name]
 	if p.handed != nil {
-		same := reflect.DeepEqual(*p.handed, req.Node)
+		same := reflect.DeepEqual(*p.handed, req)
 		s.mu.Unlock()
 		if !same {
 			return invalid("node %s has handed in another part of session %s already", name, s.id)
@@ -269,7 +281,7 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 	p.checking = true
 	s.mu.Unlock()
 
-	node, err := h.checkPart(r.Context(), s, p, req.Node)
+	node, cluster, err := h.checkPart(r.Context(), s, p, &req)
 
 	s.mu.Lock()
 	p.checking = false
@@ -284,7 +296,7 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 		h.log.Warn("part refused", "session", s.id, "node", name, "error", err)
 		return err
 	}
-	p.node, p.handed = node, &req.Node
+	p.node, p.cluster, p.handed = node, cluster, &req
 	p.progress.State, p.progress.Error = stateDone, nil
 	p.progress.Done = p.progress.Bytes
 	finish := s.settled() && s.claim()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pcapsule/archive"
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
 )
@@ -26,7 +27,22 @@ type request struct {
 	Nodes  []string          `json:"nodes"`  // sorted
 	Import bool              `json:"import,omitempty"`
 
+	// Recorders held chunks of the stream kubernetes when the session began;
+	// sorted. Those that are not of Nodes are asked for that stream alone.
+	Recorders []string `json:"recorders,omitempty"`
+
 	Carries string `json:"carries,omitempty"` // the session of a dead hub that this one carries on
+}
+
+// asked lists whoever owes a part: the nodes, then the other recorders.
+func (r *request) asked() []string {
+	list := slices.Clone(r.Nodes)
+	for _, name := range r.Recorders {
+		if !slices.Contains(r.Nodes, name) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // A session is one attempt at creating a snapshot, in this process. It ends by
@@ -50,6 +66,7 @@ type session struct {
 
 // A part is what one node owes a session. The session's lock guards it.
 type part struct {
+	extra    bool // it is of a recorder that is not of the snapshot's nodes
 	progress api.Progress
 	best     api.Progress // the most of each that was reported: what is above is progress
 	answered bool         // the node has been heard of in this session
@@ -59,7 +76,8 @@ type part struct {
 	placed   map[string]placed
 	checking bool // a complete answer is being checked: the node is not late
 	node     *manifest.Node
-	handed   *manifest.Node // node, as it was handed in
+	cluster  *recording           // of the stream kubernetes, when it handed in one
+	handed   *api.CompleteRequest // both, as they were handed in
 }
 
 // placed is an object for which this session has found a key.
@@ -74,8 +92,9 @@ func newSession(id, name string, req request, now time.Time, lifetime time.Durat
 		id: id, name: name, req: req, created: now, deadline: now.Add(lifetime),
 		ended: make(chan struct{}), parts: map[string]*part{},
 	}
-	for _, n := range req.Nodes {
+	for i, n := range req.asked() {
 		s.parts[n] = &part{
+			extra:    i >= len(req.Nodes),
 			progress: api.Progress{Node: n, State: stateWaiting},
 			last:     now,
 			placed:   map[string]placed{},
@@ -84,9 +103,13 @@ func newSession(id, name string, req request, now time.Time, lifetime time.Durat
 	return s
 }
 
-// task is what an agent is asked for.
-func (s *session) task() api.Task {
-	return api.Task{Session: s.id, Window: s.req.Window, Deadline: s.deadline.UTC()}
+// task is what the agent of a node is asked for.
+func (s *session) task(name string) api.Task {
+	t := api.Task{Session: s.id, Window: s.req.Window, Deadline: s.deadline.UTC()}
+	if s.parts[name].extra { // which never changes
+		t.Streams = []string{chunker.Kubernetes}
+	}
+	return t
 }
 
 // over tells whether the session has ended.
@@ -146,6 +169,21 @@ func (s *session) settled() bool {
 	return true
 }
 
+// settledNodes tells whether nothing more is expected of the snapshot's nodes.
+// The caller holds s.mu.
+func (s *session) settledNodes() bool {
+	for _, p := range s.parts {
+		if !p.extra && !p.settled() {
+			return false
+		}
+	}
+	return true
+}
+
+// extraPatience is how long a snapshot whose nodes have all handed in their parts
+// waits for the next step of a node that is asked for the stream kubernetes only.
+const extraPatience = 10 * time.Second
+
 // claim makes the caller the one who ends the session. The caller holds s.mu.
 func (s *session) claim() bool {
 	if s.closing {
@@ -161,20 +199,22 @@ func (s *session) end(m *manifest.Manifest, failure *api.Error, now time.Time) {
 	defer s.mu.Unlock()
 	s.done, s.failure, s.endedAt = m, failure, now
 	for _, p := range s.parts {
-		p.placed = nil // tens of megabytes in a large one
+		p.placed, p.cluster = nil, nil // tens of megabytes in a large one
 	}
 	close(s.ended)
 }
 
 // expire gives up on nodes that are late at now, and tells whether that, or what
 // came before, settles the session. A node that has not answered at all gets
-// first, then patience after each step.
+// first, then patience after each step; a node that the snapshot is not of gets no
+// more than that, and once it is the last no more than extraPatience.
 func (s *session) expire(now time.Time, first, patience time.Duration) (late []string, settled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		return nil, false
 	}
+	last := s.settledNodes()
 	for name, p := range s.parts {
 		if p.settled() || p.checking {
 			continue
@@ -182,6 +222,9 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 		limit := patience
 		if !p.answered && !s.req.Import {
 			limit = first
+		}
+		if p.extra && last {
+			limit = min(limit, extraPatience)
 		}
 		stuck := !p.stuck.IsZero() && now.Sub(p.stuck) > hopeless && now.Sub(p.last) > hopeless
 		if stuck || now.Sub(p.last) > limit || now.After(s.deadline) {
@@ -222,7 +265,7 @@ func (s *session) view() api.Snapshot {
 		return v
 	}
 	v.Error = s.trouble
-	for _, name := range s.req.Nodes {
+	for _, name := range s.req.asked() {
 		p := s.parts[name].progress
 		v.Progress = append(v.Progress, p)
 		v.Size += p.Bytes

@@ -78,7 +78,7 @@ func (h *Hub) resolve(ctx context.Context, req *api.CreateRequest) (request, err
 		return request{}, err
 	}
 	nodes, err := h.chooseNodes(ctx, req.Nodes, window)
-	return request{Window: window, Nodes: nodes}, err
+	return request{Window: window, Nodes: nodes, Recorders: h.recorders(nodes)}, err
 }
 
 // resolveWindow makes the window absolute.

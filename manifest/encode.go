@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -27,7 +28,26 @@ func (m *Manifest) Encode() ([]byte, error) {
 	if len(b) > MaxManifest {
 		return nil, fmt.Errorf("encode manifest: %d bytes, at most %d", len(b), MaxManifest)
 	}
+	if err := scan(b); err != nil { // nobody could decode it
+		return nil, fmt.Errorf("encode manifest: %w", err)
+	}
 	return b, nil
+}
+
+// Room is how much of what a manifest may be, in bytes and in objects, the node
+// takes up: 1 is all of it. Its reasons count twice, since they stand at the root
+// as well.
+func (n *Node) Room() float64 {
+	b, err := marshal(n)
+	if err != nil {
+		return 1
+	}
+	size := len(b) + 4*bytes.Count(b, []byte("\n")) // indented
+	for _, r := range n.Reasons {
+		size += len(r) + len(n.Name) + 32
+	}
+	values := bytes.Count(b, []byte("{")) + bytes.Count(b, []byte("["))
+	return max(float64(size)/MaxManifest, float64(values)/MaxValues)
 }
 
 // Decode reads a manifest and validates all that it says. It is ErrVoid when b

@@ -1,0 +1,181 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pcapsule/chunker"
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// A recording is what one node handed in of the stream of the cluster, checked.
+// Its times are by the node's clock.
+type recording struct {
+	node     string
+	clock    manifest.Clock
+	stream   manifest.Stream  // the zero Stream without chunks
+	entries  []manifest.Entry // of its inventory
+	coverage []manifest.Interval
+	gaps     []manifest.Gap
+}
+
+// An account tells of a window when the stream of the cluster was recorded, by
+// the hub's clock, and why not when it was not.
+type account struct {
+	coverage []manifest.Interval
+	gaps     []manifest.Gap
+}
+
+// accountFor makes one account of those of all recorders. One agent records at a
+// time, so what one did not is missing only if no other did. Of the times that
+// are missing and that nobody explains, vain says whom the hub asked in vain for
+// what they recorded. The same recordings make the same account, in any order.
+func accountFor(window manifest.Interval, recordings []*recording, vain []string) account {
+	recordings = slices.SortedFunc(slices.Values(recordings), func(a, b *recording) int { return strings.Compare(a.node, b.node) })
+	var covered []manifest.Interval
+	slop := manifest.Nanos(coverageSlop)
+	for _, r := range recordings {
+		covered = append(covered, r.recorded(window)...)
+		slop = max(slop, manifest.Nanos(coverageSlop).Add(r.clock.Error))
+	}
+	a := account{coverage: union(covered)}
+	known := slices.Clone(a.coverage)
+	for _, r := range recordings {
+		for _, g := range r.gaps {
+			if g.Reason == manifest.GapNotRunning {
+				continue // another may have
+			}
+			at := clip([]manifest.Interval{r.clock.Hub(manifest.Interval{From: g.From, To: g.To})}, window)
+			if lossy(g) {
+				at = missing(at, a.coverage)
+			}
+			for _, i := range at {
+				a.gaps = append(a.gaps, r.gap(g, i))
+				known = append(known, i)
+				g.Count = 0 // it was of the whole
+			}
+		}
+	}
+	rest := manifest.Gap{Stream: chunker.Kubernetes, Reason: manifest.GapNotRunning}
+	if len(vain) > 0 {
+		rest.Reason = manifest.GapUnreachable
+		rest.Detail = manifest.Clean("not handed in by " + shortList(vain))
+	}
+	for _, i := range manifest.Uncovered(window, known) {
+		// Where the window begins and ends by another clock is known to within an
+		// error, and a chunk is cut a moment before its coverage ends.
+		atEnd := i.From == window.From || i.To == window.To
+		if len(a.coverage) > 0 && atEnd && i.To-i.From <= slop {
+			continue
+		}
+		rest.From, rest.To = i.From, i.To
+		a.gaps = append(a.gaps, rest)
+	}
+	slices.SortStableFunc(a.gaps, func(x, y manifest.Gap) int { return cmp.Compare(x.From, y.From) })
+	return a
+}
+
+// recorded is what of a window a recorder covers and no gap of its own takes
+// back, by the hub's clock.
+func (r *recording) recorded(window manifest.Interval) []manifest.Interval {
+	var covered, lost []manifest.Interval
+	for _, c := range r.coverage {
+		covered = append(covered, r.clock.Hub(c))
+	}
+	for _, g := range r.gaps {
+		if lossy(g) {
+			lost = append(lost, r.clock.Hub(manifest.Interval{From: g.From, To: g.To}))
+		}
+	}
+	return missing(clip(covered, window), union(lost))
+}
+
+// lossy tells whether a gap says that its time was not recorded.
+func lossy(g manifest.Gap) bool {
+	return g.Reason != manifest.GapClockStep && g.Reason != manifest.GapKernelDrop
+}
+
+// gap is one of r's at a time of the hub's.
+func (r *recording) gap(g manifest.Gap, at manifest.Interval) manifest.Gap {
+	g.From, g.To = at.From, at.To
+	detail := "node " + r.node
+	if g.Detail != "" {
+		detail += ": " + g.Detail
+	}
+	g.Detail = manifest.Clean(detail)
+	return g
+}
+
+// missing is what of intervals none of covered covers, which is a union.
+func missing(intervals, covered []manifest.Interval) (rest []manifest.Interval) {
+	for _, i := range intervals {
+		n, _ := slices.BinarySearchFunc(covered, i.From, func(c manifest.Interval, t manifest.Nanos) int { return cmp.Compare(c.To, t) })
+		for ; n < len(covered) && covered[n].From < i.To; n++ {
+			if c := covered[n]; c.From > i.From {
+				rest = append(rest, manifest.Interval{From: i.From, To: c.From})
+			}
+			i.From = max(i.From, covered[n].To)
+		}
+		if i.From < i.To {
+			rest = append(rest, i)
+		}
+	}
+	return rest
+}
+
+// union puts intervals in order, and makes one of those that touch.
+func union(list []manifest.Interval) (out []manifest.Interval) {
+	slices.SortFunc(list, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
+	for _, i := range list {
+		switch n := len(out); {
+		case i.From >= i.To:
+		case n > 0 && i.From <= out[n-1].To:
+			out[n-1].To = max(out[n-1].To, i.To)
+		default:
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// mergeRecordings makes one inventory of those of all recorders, nil when none
+// has a chunk. A chunk that two of them name stands there once, as the first of
+// them by name has it.
+func mergeRecordings(recordings []*recording) []manifest.Entry {
+	recordings = slices.SortedFunc(slices.Values(recordings), func(a, b *recording) int { return strings.Compare(a.node, b.node) })
+	var all []manifest.Entry
+	seen := map[chunker.Hash]bool{}
+	for _, r := range recordings {
+		for _, e := range r.entries {
+			k, err := manifest.ParseObjectKey(e.Key)
+			if err != nil || seen[k.Hash] { // it was checked
+				continue
+			}
+			seen[k.Hash] = true
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// putCluster puts the inventory of the stream of the cluster, and the stream into
+// m. Of a single recorder the very inventory is there already.
+func (s *session) putCluster(ctx context.Context, m *manifest.Manifest, entries []manifest.Entry) error {
+	b := manifest.EncodeInventory(entries)
+	stream := manifest.SumInventory(chunker.Kubernetes, entries)
+	key, have, err := s.store.Place(ctx, manifest.KindInventory, chunker.HashOf(b), manifest.InventoryExt, int64(len(b)))
+	if err == nil && !have {
+		err = s.store.Put(ctx, key, store.Bytes(b))
+	}
+	if err != nil {
+		return fmt.Errorf("put the inventory of stream %s: %w", chunker.Kubernetes, err)
+	}
+	stream.Inventory, stream.InventorySize = key, int64(len(b))
+	m.Streams = []manifest.Stream{stream}
+	m.SumUp()
+	return nil
+}
