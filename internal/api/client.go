@@ -35,13 +35,16 @@ var ErrUnreachable = errors.New("hub cannot be reached")
 // the hub refuses comes back as an *Error; a hub that does not answer is
 // ErrUnreachable.
 type Client struct {
-	base *url.URL
-	http *http.Client
+	base      *url.URL
+	http      *http.Client      // to the hub, saying who asks
+	hub       http.RoundTripper // to the hub
+	elsewhere http.RoundTripper // to where grants lead
+	private   bool              // CAs were given
 }
 
 // NewClient is a client of the hub at base, an http or https URL; an empty one
 // is DefaultBase.
-func NewClient(base string) (*Client, error) {
+func NewClient(base string, opts ...Option) (*Client, error) {
 	if base == "" {
 		base = DefaultBase
 	}
@@ -50,17 +53,18 @@ func NewClient(base string) (*Client, error) {
 		return nil, fmt.Errorf("%q is no address of a hub: want one like %s", base, DefaultBase)
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConnsPerHost = 32
-	t.DisableCompression = true // chunks are compressed already
-	return &Client{base: u, http: &http.Client{Transport: t}}, nil
+	c := &Client{base: u}
+	if err := c.connect(opts); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Base is the hub's URL, without a slash at its end.
 func (c *Client) Base() string { return c.base.String() }
 
 // ObjectsBase is the URL under which the hub serves the objects of its store,
-// read-only: what store.NewHTTP takes.
+// read-only: what store.NewHTTP takes, with HTTP.
 func (c *Client) ObjectsBase() string { return c.Base() + Prefix + "/objects/" }
 
 type patienceKey struct{}
@@ -109,7 +113,7 @@ func (c *Client) Snapshot(ctx context.Context, ref string) (*Snapshot, error) {
 // Create asks for a snapshot. It returns as soon as the hub has begun.
 func (c *Client) Create(ctx context.Context, req CreateRequest) (*Snapshot, error) {
 	s, err := do[Snapshot](ctx, c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
-	if errors.Is(err, ErrUnreachable) && !dialFailed(err) {
+	if errors.Is(err, ErrUnreachable) && !dialFailed(err) && c.distrust(err) == "" {
 		err = fmt.Errorf("%w; it may have begun the snapshot all the same: see `pcapsule snapshot list`", err)
 	}
 	return s, err
@@ -206,6 +210,8 @@ func do[T any](ctx context.Context, c *Client, cl call) (*T, error) {
 			return answer.Status == http.StatusServiceUnavailable, err
 		case dialFailed(err):
 			return true, err
+		case c.distrust(err) != "":
+			return false, err
 		default:
 			unsure = true
 			return !cl.once && errors.Is(err, ErrUnreachable), err
@@ -304,6 +310,9 @@ func (c *Client) send(ctx context.Context, cl call, body []byte) (*http.Response
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	e := &Error{Status: resp.StatusCode}
+	if resp.StatusCode == http.StatusBadRequest && c.base.Scheme == "http" && bytes.Contains(b, []byte("HTTPS server")) {
+		return nil, fmt.Errorf("%s speaks TLS: use an https:// URL", c.Base())
+	}
 	if json.Unmarshal(b, e) != nil || e.Code == "" || e.Message == "" {
 		return nil, fmt.Errorf("%s answers %q, not like a pcapsule hub: check --hub or PCAPSULE_HUB", c.Base(), resp.Status)
 	}
@@ -331,7 +340,15 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	}
 	var dns *net.DNSError
 	var timeout net.Error
+	var token *tokenError
+	var dial *dialError
 	switch {
+	case errors.As(err, &token):
+		return token.err
+	case errors.As(err, &dial):
+		return &hubError{dial.Error(), err}
+	case c.distrust(err) != "":
+		return &hubError{fmt.Sprintf("the hub at %s is not trusted: %s", c.Base(), c.distrust(err)), err}
 	case errors.As(err, &dns):
 		return &hubError{fmt.Sprintf("the hub's host %s cannot be found: check the name %s", c.base.Hostname(), choose), err}
 	case errors.As(err, &timeout) && timeout.Timeout():
@@ -346,5 +363,6 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 // dialFailed tells whether no connection came about, so that nothing was sent.
 func dialFailed(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	var dial *dialError
+	return errors.As(err, &dial) || errors.As(err, &op) && op.Op == "dial"
 }

@@ -29,7 +29,7 @@ func testClient(t *testing.T, f roundTrips) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.http.Transport = f
+	c.hub, c.elsewhere = f, f
 	return c
 }
 

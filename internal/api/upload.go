@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -44,6 +45,11 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 	if err != nil {
 		return err
 	}
+	to, err := url.Parse(target)
+	if err != nil {
+		return fmt.Errorf("grant: %w", withoutQuery(err))
+	}
+	client := c.granted(to)
 	return c.retry(ctx, func() (again bool, err error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPut, target, io.NopCloser(io.NewSectionReader(body, 0, size)))
 		if err != nil {
@@ -56,8 +62,12 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 		for k, v := range g.Header {
 			req.Header[k] = v
 		}
-		resp, err := c.http.Do(req)
+		resp, err := client.Do(req)
 		if err != nil {
+			var unknown x509.UnknownAuthorityError
+			if errors.As(err, &unknown) && !c.isHub(to) {
+				return false, fmt.Errorf("upload: the store at %s shows a certificate of a CA that is not known here: add its CA to the file that --hub-ca names", to.Host)
+			}
 			return true, fmt.Errorf("upload: %w", withoutQuery(err))
 		}
 		defer resp.Body.Close()
