@@ -20,6 +20,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "node", EnvVars: []string{"PCAPSULE_NODE"}, Usage: "call this machine `NAME` (default: its host name)"},
 		&cli.StringFlag{Name: "ring-size", EnvVars: []string{"PCAPSULE_RING_SIZE"}, Value: "1GiB", Usage: "keep the newest traffic in at most `SIZE` of disk"},
 		&cli.DurationFlag{Name: "chunk-age", Value: agent.DefaultChunkAge, Usage: "cut a chunk when its oldest packet is `DURATION` old"},
+		&cli.StringFlag{Name: "chunk-size", EnvVars: []string{"PCAPSULE_CHUNK_SIZE"}, Usage: "cut a chunk when `SIZE` of it is stored, up to 16MiB (default: 8MiB, less for a small ring)"},
 		&cli.IntFlag{Name: "workers", Usage: "capture with `N` threads (default: by the number of CPUs)"},
 	}
 }
@@ -38,6 +39,11 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 	}
 	if cfg.RingSize, err = parseSize(c.String("ring-size")); err != nil {
 		return cfg, usagef("--ring-size: %v", err)
+	}
+	if v := c.String("chunk-size"); v != "" {
+		if cfg.ChunkSize, err = parseSize(v); err != nil {
+			return cfg, usagef("--chunk-size: %v", err)
+		}
 	}
 	if cfg.Logger, err = newLogger(c); err != nil {
 		return cfg, err
