@@ -1,0 +1,92 @@
+{{/*
+What the schema cannot say: values that contradict each other. Each message says what to
+do about it.
+*/}}
+{{- define "pcapsule.validate" -}}
+{{- with .Values.tap -}}
+{{- if .bpfOverride -}}
+{{- fail "tap.bpfOverride is not supported yet: the filter language comes with a later version. Choose pods with tap.regex, tap.namespaces and tap.excludedNamespaces, and leave tap.bpfOverride empty" -}}
+{{- end -}}
+{{- with .snapshots -}}
+{{- if and .storageClass .local.storageClass (ne .storageClass .local.storageClass) -}}
+{{- fail (printf "tap.snapshots.storageClass is %s and tap.snapshots.local.storageClass is %s: they are two names of one value, give one of them" .storageClass .local.storageClass) -}}
+{{- end -}}
+{{- if and .storageSize .local.storageSize (ne .storageSize .local.storageSize) -}}
+{{- fail (printf "tap.snapshots.storageSize is %s and tap.snapshots.local.storageSize is %s: they are two names of one value, give one of them" .storageSize .local.storageSize) -}}
+{{- end -}}
+{{- end -}}
+{{- range $n := .namespaces -}}
+{{- if has $n $.Values.tap.excludedNamespaces -}}
+{{- fail (printf "namespace %s is in tap.namespaces and in tap.excludedNamespaces: take it out of one of them" $n) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := mustRegexMatch .regex "" -}}
+{{- end -}}
+
+{{- $class := include "pcapsule.storageClass" . -}}
+{{- with .Values.store -}}
+{{- if and .s3.bucket $class -}}
+{{- fail (printf "store.s3.bucket is %s and tap.snapshots.storageClass is %s: snapshots go to one place, give one of them" .s3.bucket $class) -}}
+{{- end -}}
+{{- if and .s3.bucket .existingClaim -}}
+{{- fail (printf "store.s3.bucket is %s and store.existingClaim is %s: snapshots go to one place, give one of them" .s3.bucket .existingClaim) -}}
+{{- end -}}
+{{- if and .existingClaim $class -}}
+{{- fail (printf "store.existingClaim is %s and tap.snapshots.storageClass is %s: the class is for a new claim, leave it empty" .existingClaim $class) -}}
+{{- end -}}
+{{- if not .s3.bucket -}}
+{{- range $name := list "prefix" "endpoint" "region" "ca" "existingSecret" "accessKeyId" "secretAccessKey" -}}
+{{- if get $.Values.store.s3 $name -}}
+{{- fail (printf "store.s3.%s is given, but store.s3.bucket is not: name the bucket" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .s3.existingSecret (or .s3.accessKeyId .s3.secretAccessKey) -}}
+{{- fail "store.s3.existingSecret is given together with store.s3.accessKeyId or store.s3.secretAccessKey: give either the Secret or both keys" -}}
+{{- end -}}
+{{- if ne (empty .s3.accessKeyId) (empty .s3.secretAccessKey) -}}
+{{- fail "store.s3.accessKeyId and store.s3.secretAccessKey go together: give both, or store.s3.existingSecret, or neither for the identity of the service account" -}}
+{{- end -}}
+{{- end -}}
+
+{{- with .Values.tls -}}
+{{- if and (eq .mode "secret") (not .existingSecret) -}}
+{{- fail "tls.mode=secret needs tls.existingSecret: the name of a Secret with tls.crt and tls.key" -}}
+{{- end -}}
+{{- if and (ne .mode "secret") .existingSecret -}}
+{{- fail (printf "tls.existingSecret is given, but tls.mode is %s: set tls.mode=secret" .mode) -}}
+{{- end -}}
+{{- if and (eq .mode "chart") .ca -}}
+{{- fail "tls.ca is given, but tls.mode is chart, which makes an authority of its own: set tls.mode=certManager or tls.mode=secret" -}}
+{{- end -}}
+{{- if and (eq .mode "certManager") (not .certManager.issuerRef.name) -}}
+{{- fail "tls.mode=certManager needs tls.certManager.issuerRef.name: which issuer signs the hub's certificate?" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the cluster has to say about the claim. Nothing, where only templates are rendered. */}}
+{{- define "pcapsule.checkClaim" -}}
+{{- $class := include "pcapsule.storageClass" . -}}
+{{- $claim := printf "%s-snapshots" (include "pcapsule.fullname" .) -}}
+{{- $old := lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim -}}
+{{- if $old -}}
+{{- $oldClass := $old.spec.storageClassName | default "" -}}
+{{- if eq (include "pcapsule.storeKind" .) "none" -}}
+{{- fail (printf "claim %s/%s is there and may hold an archive, but these values give snapshots no place at all: give tap.snapshots.storageClass=%s, as it was (or another place; or delete the claim)" .Release.Namespace $claim $oldClass) -}}
+{{- else if and $class (ne $oldClass $class) -}}
+{{- fail (printf "claim %s/%s is there with storage class %q, and a claim's class cannot be changed to %q: give the class it has, or move the archive (docs/kubernetes.md says how)" .Release.Namespace $claim $oldClass $class) -}}
+{{- end -}}
+{{- else if and $class (lookup "v1" "Namespace" "" "kube-system") (not (lookup "storage.k8s.io/v1" "StorageClass" "" $class)) -}}
+{{- /* Volumes that were made by hand may have a class that nobody defined. */ -}}
+{{- $volumes := 0 -}}
+{{- range (lookup "v1" "PersistentVolume" "" "").items -}}
+{{- if eq (.spec.storageClassName | default "") $class -}}{{- $volumes = add1 $volumes -}}{{- end -}}
+{{- end -}}
+{{- if not $volumes -}}
+{{- $known := list -}}
+{{- range (lookup "storage.k8s.io/v1" "StorageClass" "" "").items -}}{{- $known = append $known .metadata.name -}}{{- end -}}
+{{- fail (printf "storage class %s does not exist in this cluster, so the claim for snapshots would wait for ever: give one of: %s" $class ($known | join ", " | default "(there are none)")) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
