@@ -103,7 +103,8 @@ func putStream(t testing.TB, s *Session, name string, chunks ...built) manifest.
 
 // snapshotOptions let a test make a snapshot that lies.
 type snapshotOptions struct {
-	chunk    func(*built)
+	chunk    func(*built) // of a node
+	event    func(*built) // of the cluster
 	manifest func(*manifest.Manifest)
 }
 
@@ -134,7 +135,12 @@ func putSnapshot(t testing.TB, a *Archive, n int, name string, opt snapshotOptio
 			Streams:    []manifest.Stream{putStream(t, s, chunker.Packets, shared, own)},
 		})
 	}
-	m.Streams = []manifest.Stream{putStream(t, s, chunker.Kubernetes, build(eventsChunk(t, epoch)))}
+	event := build(eventsChunk(t, epoch))
+	if opt.event != nil {
+		opt.event(&event)
+	}
+	m.Streams = []manifest.Stream{putStream(t, s, chunker.Kubernetes, event)}
+	m.Coverage = []manifest.Interval{window}
 	if opt.manifest != nil {
 		opt.manifest(m)
 	}

@@ -34,13 +34,37 @@ func (v *verifier) account(s *Snapshot, n *manifest.Node) {
 	}
 }
 
+// accountCluster is account for the stream of the cluster.
+func (v *verifier) accountCluster(s *Snapshot) {
+	m, object := s.Manifest, manifest.ManifestPath(s.ID)
+	for _, stream := range m.Streams {
+		if stream.Stream == chunker.Kubernetes && stream.Records > 0 && len(m.Coverage)+len(m.Gaps) == 0 {
+			v.problem(s.ID, object, "stream %s has %d records, yet covers no time and says no gap; %s", stream.Stream, stream.Records, doRebuild)
+			return
+		}
+	}
+	// Clocks of several machines meet here, each known to within its error.
+	slack := 2 * accountSlack
+	for i := range m.Nodes {
+		slack = max(slack, accountSlack.Add(m.Nodes[i].Clock.Error))
+	}
+	if left := length(m.Unexplained()); left > slack {
+		v.note(s.ID, object, "stream %s: %v of the window are neither covered nor explained by a gap",
+			chunker.Kubernetes, time.Duration(left).Round(time.Millisecond))
+	}
+}
+
+func length(list []manifest.Interval) (sum manifest.Nanos) {
+	for _, i := range list {
+		sum = sum.Add(i.To.Add(-i.From))
+	}
+	return sum
+}
+
 // unaccounted is how much of the window, by the node's clock, the node does not
 // account for, beyond what its clock's error can explain at both ends.
-func unaccounted(window manifest.Interval, n *manifest.Node) (left manifest.Nanos) {
+func unaccounted(window manifest.Interval, n *manifest.Node) manifest.Nanos {
 	window = n.Clock.Window(window)
 	window.From, window.To = window.From.Add(n.Clock.Error), window.To.Add(-n.Clock.Error)
-	for _, rest := range n.Unexplained(window) {
-		left = left.Add(rest.To.Add(-rest.From))
-	}
-	return left
+	return length(n.Unexplained(window))
 }

@@ -29,6 +29,7 @@ func (v *verifier) snapshot(ctx context.Context, s *Snapshot) error {
 	for i := range s.Manifest.Nodes {
 		v.account(s, &s.Manifest.Nodes[i])
 	}
+	v.accountCluster(s)
 	jobs := make(chan chunkJob)
 	g, ctx := errgroup.WithContext(ctx)
 	for range processors() {
@@ -131,6 +132,11 @@ func (v *verifier) blindly(s *Snapshot, stream manifest.Stream, err error) {
 // chunk checks one chunk, unless it was found good for the same entry before.
 func (v *verifier) chunk(ctx context.Context, c *chunkChecker, j chunkJob) {
 	defer v.progress(j.entry.Size)
+	if j.key.Ext != chunker.Ext(j.stream) {
+		v.holds(j.entry.Key, j.entry.Size)
+		v.problem(j.snap.ID, j.entry.Key, "it is no chunk of stream %s; %s", j.stream, doRebuild)
+		return
+	}
 	v.mu.Lock()
 	f, known := v.facts[j.key]
 	v.mu.Unlock()
@@ -172,9 +178,6 @@ type chunkChecker struct {
 // check reads a chunk and holds it against its key, its entry and the format.
 func (c *chunkChecker) check(ctx context.Context, st store.Store, j chunkJob) (chunkFacts, error) {
 	f := chunkFacts{entry: j.entry}
-	if j.key.Ext != chunker.Ext(j.stream) {
-		return f, fmt.Errorf("it is no chunk of stream %s; %s", j.stream, doRebuild)
-	}
 	b, err := c.read(ctx, st, j.entry)
 	if err != nil {
 		return f, err

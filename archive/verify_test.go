@@ -194,6 +194,22 @@ func TestVerifyFindsLies(t *testing.T) {
 		"times":     {snapshotOptions{manifest: func(m *manifest.Manifest) { m.Nodes[1].Streams[0].Last++ }}, "add up"},
 		"kind":      {snapshotOptions{manifest: func(m *manifest.Manifest) { m.Nodes[1].Streams[0].Stream = chunker.OS }}, "no chunk of stream"},
 		"coverage":  {snapshotOptions{manifest: func(m *manifest.Manifest) { m.Nodes[1].Coverage = nil }}, "covers no time"},
+
+		"cluster's sha256":   {snapshotOptions{event: func(b *built) { b.entry.SHA256 = strings.Repeat("0", 64) }}, "SHA-256"},
+		"cluster's raw size": {snapshotOptions{event: func(b *built) { b.entry.RawSize++ }}, "raw bytes"},
+		"cluster's records":  {snapshotOptions{event: func(b *built) { b.entry.Records++ }}, "records"},
+		"cluster's times":    {snapshotOptions{event: func(b *built) { b.entry.First-- }}, "records from"},
+		"cluster's drops":    {snapshotOptions{event: func(b *built) { b.entry.Drops++ }}, "dropped"},
+		"cluster's bytes":    {snapshotOptions{event: func(b *built) { b.bytes = bytes.Repeat([]byte{'x'}, int(b.entry.Size)) }}, "SHA-256"},
+		"cluster's chunk":    {snapshotOptions{event: func(b *built) { *b = build(packetsChunk(t, "node-a", epoch, 1)) }}, "damaged chunk"},
+		"cluster's sums":     {snapshotOptions{manifest: func(m *manifest.Manifest) { m.Streams[0].Records-- }}, "add up"},
+		"cluster's coverage": {snapshotOptions{manifest: func(m *manifest.Manifest) { m.Coverage = nil }}, "covers no time"},
+		"a node's inventory": {snapshotOptions{manifest: func(m *manifest.Manifest) {
+			s := m.Nodes[0].Streams[0]
+			s.Stream = chunker.Kubernetes
+			m.Streams[0] = s
+		}}, "no chunk of stream"},
+		"the cluster's a node": {snapshotOptions{manifest: func(m *manifest.Manifest) { s := m.Streams[0]; s.Stream = chunker.Packets; m.Nodes[0].Streams[0] = s }}, "no chunk of stream"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mem, a := newMemory(t)
@@ -295,6 +311,45 @@ func TestVerifyNotesUnaccountedTime(t *testing.T) {
 	r := verify(t, mem)
 	if !r.OK() || len(r.Notes) != 1 || !strings.Contains(r.Notes[0].What, "node-a: 10s of the window") {
 		t.Errorf("problems %q, notes %q", r.Problems, r.Notes)
+	}
+}
+
+func TestVerifyNotesUnaccountedTimeOfTheCluster(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*manifest.Manifest)
+		want   string
+	}{
+		"hole": {func(m *manifest.Manifest) {
+			m.Coverage = []manifest.Interval{{From: m.Window.From, To: m.Window.From + 20e9}, {From: m.Window.From + 30e9, To: m.Window.To}}
+		}, "kubernetes: 10s of the window"},
+		"hole with a reason": {func(m *manifest.Manifest) {
+			at := manifest.Interval{From: m.Window.From + 20e9, To: m.Window.To}
+			m.Coverage = []manifest.Interval{{From: m.Window.From, To: at.From}}
+			m.Gaps = []manifest.Gap{{Stream: chunker.Kubernetes, Reason: manifest.GapUnreachable, From: at.From, To: at.To}}
+		}, ""},
+		"nobody recorded": {func(m *manifest.Manifest) {
+			m.Streams, m.Coverage = nil, nil
+			m.Gaps = []manifest.Gap{{Stream: chunker.Kubernetes, Reason: manifest.GapNotRunning, From: m.Window.From, To: m.Window.To}}
+		}, ""},
+		"no cluster": {func(m *manifest.Manifest) { m.Streams, m.Coverage = nil, nil }, ""},
+		"a moment":   {func(m *manifest.Manifest) { m.Coverage[0].To -= 1e9 }, ""},
+		"within clock's error": {func(m *manifest.Manifest) {
+			m.Nodes[1].Clock.Error = 10e9
+			m.Coverage[0].To -= 10e9
+		}, ""},
+	} {
+		mem, a := newMemory(t)
+		putSnapshot(t, a, 1, "outage", snapshotOptions{manifest: c.change})
+		r := verify(t, mem)
+		said := ""
+		for _, n := range r.Notes {
+			if strings.Contains(n.What, "of the window") {
+				said = n.What
+			}
+		}
+		if !r.OK() || (said == "") != (c.want == "") || !strings.Contains(said, c.want) {
+			t.Errorf("%s: problems %q, notes %q", name, r.Problems, r.Notes)
+		}
 	}
 }
 

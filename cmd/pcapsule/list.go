@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
 )
@@ -179,24 +182,61 @@ func writeManifest(c *cli.Context, m *manifest.Manifest) error {
 	if err := writeTable(w, rows...); err != nil {
 		return err
 	}
+	if err := writeCluster(w, m); err != nil {
+		return err
+	}
 	rows = [][]string{{"GAP", "NODE", "FROM", "TO", "COUNT", "DETAIL"}}
 	for _, n := range m.Nodes {
-		for _, g := range n.Gaps {
-			count := "-"
-			if g.Count > 0 {
-				count = humanize.Comma(int64(g.Count))
-			}
-			detail := g.Detail
-			if g.Interface != "" {
-				detail = strings.TrimSpace(g.Interface + " " + detail)
-			}
-			rows = append(rows, []string{g.Reason, n.Name, exact(g.From.Time()), exact(g.To.Time()), count, detail})
-		}
+		rows = append(rows, gapRows(n.Name, n.Gaps)...)
 	}
+	rows = append(rows, gapRows("(cluster)", m.Gaps)...)
 	if len(rows) == 1 {
 		fmt.Fprintln(w, "\nno gaps: nothing of the window is missing")
 		return nil
 	}
 	fmt.Fprintln(w)
 	return writeTable(w, rows...)
+}
+
+// writeCluster shows the streams of the cluster, if there are any.
+func writeCluster(w io.Writer, m *manifest.Manifest) error {
+	if len(m.Streams) == 0 {
+		if m.Clustered() {
+			_, err := fmt.Fprintln(w, "\nnothing of stream kubernetes: exports have no names of pods, and no events")
+			return err
+		}
+		return nil
+	}
+	rows := [][]string{{"STREAM", "RECORDS", "SIZE", "CHUNKS", "COVERS"}}
+	for _, s := range m.Streams {
+		covers := "-"
+		if s.Stream == chunker.Kubernetes {
+			missing := manifest.Nanos(0)
+			for _, i := range manifest.Uncovered(m.Window, m.Coverage) {
+				missing += i.To - i.From
+			}
+			covers = "the window"
+			if missing > 0 {
+				covers = "all but " + time.Duration(missing).Round(time.Millisecond).String()
+			}
+		}
+		rows = append(rows, []string{s.Stream, humanize.Comma(int64(s.Records)), size(s.Size), humanize.Comma(s.Chunks), covers})
+	}
+	fmt.Fprintln(w)
+	return writeTable(w, rows...)
+}
+
+func gapRows(of string, gaps []manifest.Gap) (rows [][]string) {
+	for _, g := range gaps {
+		count := "-"
+		if g.Count > 0 {
+			count = humanize.Comma(int64(g.Count))
+		}
+		detail := g.Detail
+		if g.Interface != "" {
+			detail = strings.TrimSpace(g.Interface + " " + detail)
+		}
+		rows = append(rows, []string{g.Reason, of, exact(g.From.Time()), exact(g.To.Time()), count, detail})
+	}
+	return rows
 }

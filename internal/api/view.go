@@ -33,7 +33,39 @@ func Of(m *manifest.Manifest) Snapshot {
 			s.Warnings = append(s.Warnings, "node "+n.Name+": "+w)
 		}
 	}
+	for _, w := range explainCluster(m.Gaps, m.Window) {
+		s.Warnings = append(s.Warnings, "Kubernetes: "+w)
+	}
 	return s
+}
+
+// explainCluster says for people what the gaps of the stream of the cluster mean.
+// None of them makes a snapshot partial: its packets are all there, and what is
+// missing are names and events.
+func explainCluster(gaps []manifest.Gap, window manifest.Interval) (warnings []string) {
+	for _, kind := range gapKinds(gaps) {
+		g := sumOf(gaps, kind, window)
+		if len(g.at) == 0 {
+			continue // outside the window
+		}
+		says := ""
+		switch kind {
+		case manifest.GapNotRunning:
+			says = "was not recorded: no agent followed the cluster then" + g.details()
+		case manifest.GapUnreachable:
+			says = "is missing" + g.details()
+		case manifest.GapWatchLost:
+			says = "may lack changes: the API server could not be asked" + g.details()
+		case manifest.GapRingOverrun, manifest.GapDiskFull:
+			says = "could not be kept: there was no room for it" + g.details()
+		case manifest.GapClockStep:
+			says = "has times that are off: the clock of the recording node jumped" + g.details()
+		default:
+			says = g.lack(kind)
+		}
+		warnings = append(warnings, strings.TrimSpace(g.when())+" "+says)
+	}
+	return warnings
 }
 
 // Explain says for people what the gaps of one node mean for a window of its
@@ -44,12 +76,7 @@ func Of(m *manifest.Manifest) Snapshot {
 // are not packets.
 func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings []string) {
 	for _, kind := range gapKinds(gaps) {
-		var g gapSum
-		for _, gap := range gaps {
-			if gap.Reason == kind {
-				g.add(gap, window)
-			}
-		}
+		g := sumOf(gaps, kind, window)
 		switch when := g.when(); kind {
 		case manifest.GapKernelDrop:
 			if len(g.detail) > 0 { // an import's: of a capture that is over
@@ -81,8 +108,8 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 func gapKinds(gaps []manifest.Gap) []string {
 	known := []string{
 		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapRingOverrun, manifest.GapDiskFull,
-		manifest.GapDamaged, manifest.GapTruncated, manifest.GapKernelDrop, manifest.GapClockStep, manifest.GapUntimed,
-		manifest.GapSkipped,
+		manifest.GapDamaged, manifest.GapTruncated, manifest.GapWatchLost, manifest.GapKernelDrop, manifest.GapClockStep,
+		manifest.GapUntimed, manifest.GapSkipped,
 	}
 	rank := func(kind string) int {
 		if i := slices.Index(known, kind); i >= 0 {
@@ -110,6 +137,16 @@ type gapSum struct {
 	at     []manifest.Interval
 	count  uint64
 	detail []string
+}
+
+// sumOf sums up the gaps of one kind.
+func sumOf(gaps []manifest.Gap, kind string, window manifest.Interval) (s gapSum) {
+	for _, g := range gaps {
+		if g.Reason == kind {
+			s.add(g, window)
+		}
+	}
+	return s
 }
 
 func (s *gapSum) add(g manifest.Gap, window manifest.Interval) {
