@@ -140,7 +140,7 @@ func mergeOldest(gaps []Gap, n int) []Gap {
 
 // ledger answers for a window, where evicted is the stream's watermark.
 func (s *state) ledger(stream string, window manifest.Interval, evicted manifest.Nanos) Ledger {
-	var ran, steps []manifest.Interval
+	var ran, steps, lost []manifest.Interval
 	for _, r := range s.Runs {
 		if r.Stream == stream {
 			ran = append(ran, manifest.Interval{From: r.From, To: r.To})
@@ -156,6 +156,9 @@ func (s *state) ledger(stream string, window manifest.Interval, evicted manifest
 		} else { // counts stay those of the whole gap
 			g.From, g.To = max(g.From, window.From), min(g.To, window.To)
 		}
+		if g.Reason == manifest.GapWatchLost { // of that time nothing is known, whether the recorder ran or not
+			lost = append(lost, manifest.Interval{From: g.From, To: g.To})
+		}
 		l.Gaps = append(l.Gaps, g)
 	}
 	all := []manifest.Interval{window}
@@ -163,7 +166,7 @@ func (s *state) ledger(stream string, window manifest.Interval, evicted manifest
 	if evicted > 0 {
 		gone = append(gone, manifest.Interval{From: min(window.From, evicted), To: evicted + 1})
 	}
-	recorded := intersect(union(ran), all)
+	recorded := subtract(intersect(union(ran), all), union(lost))
 	l.Coverage = subtract(recorded, gone)
 	for _, i := range intersect(recorded, gone) {
 		g := Gap{Stream: stream, Reason: manifest.GapEvicted, From: i.From, To: i.To}
@@ -172,7 +175,7 @@ func (s *state) ledger(stream string, window manifest.Interval, evicted manifest
 		}
 		l.Gaps = append(l.Gaps, g)
 	}
-	for _, i := range subtract(subtract(all, recorded), union(steps)) {
+	for _, i := range subtract(subtract(all, recorded), union(append(steps, lost...))) {
 		l.Gaps = append(l.Gaps, Gap{Stream: stream, Reason: manifest.GapNotRunning, From: i.From, To: i.To})
 	}
 	slices.SortStableFunc(l.Gaps, func(a, b Gap) int {

@@ -57,6 +57,15 @@ func TestLedger(t *testing.T) {
 			Coverage: []manifest.Interval{iv(100, 200)},
 			Gaps:     []Gap{gap(manifest.GapKernelDrop, 100, 110, 2), gap(manifest.GapDiskFull, 190, 200, 3)},
 		}},
+		{"what a recorder did not hear of is not covered", state{
+			Runs: runs(iv(50, 150), iv(170, 300)),
+			Gaps: []Gap{gap(manifest.GapWatchLost, 90, 120, 0), gap(manifest.GapWatchLost, 145, 165, 0)},
+		}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(120, 145), iv(170, 200)},
+			Gaps: []Gap{
+				gap(manifest.GapWatchLost, 100, 120, 0), gap(manifest.GapWatchLost, 145, 165, 0), gap(manifest.GapNotRunning, 165, 170, 0),
+			},
+		}},
 		{"a step forward is no time that was missed", state{
 			Runs: runs(iv(50, 130), iv(160, 300)),
 			Gaps: []Gap{gap(manifest.GapClockStep, 130, 160, 30)},
@@ -77,6 +86,39 @@ func TestLedger(t *testing.T) {
 				t.Errorf("ledger (-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// What happens to one stream does not show in another.
+func TestStreamsApart(t *testing.T) {
+	var s state
+	s.begin(chunker.Packets, 100*sec)
+	s.begin(chunker.Kubernetes, 110*sec)
+	s.extend(chunker.Packets, 200*sec)
+	s.extend(chunker.Kubernetes, 150*sec)
+	s.addGap(Gap{Stream: chunker.Kubernetes, Reason: manifest.GapWatchLost, From: 140 * sec, To: 145 * sec})
+	s.addGap(Gap{Stream: chunker.Packets, Reason: manifest.GapKernelDrop, From: 145 * sec, To: 146 * sec, Count: 7})
+	s.step(chunker.Kubernetes, 150*sec, 160*sec)
+	s.extend(chunker.Kubernetes, 200*sec)
+	raise(&s.Evicted, chunker.Kubernetes, int64(120*sec)-1)
+	packets := s.ledger(chunker.Packets, iv(100*sec, 200*sec), s.Evicted[chunker.Packets])
+	if d := cmp.Diff(Ledger{
+		Coverage: []manifest.Interval{iv(100*sec, 200*sec)},
+		Gaps:     []Gap{gap(manifest.GapKernelDrop, 145*sec, 146*sec, 7)},
+	}, packets); d != "" {
+		t.Errorf("packets (-want +got):\n%s", d)
+	}
+	events := s.ledger(chunker.Kubernetes, iv(100*sec, 200*sec), s.Evicted[chunker.Kubernetes])
+	if d := cmp.Diff(Ledger{
+		Coverage: []manifest.Interval{iv(120*sec, 140*sec), iv(145*sec, 150*sec), iv(160*sec, 200*sec)},
+		Gaps: []Gap{
+			{Stream: chunker.Kubernetes, Reason: manifest.GapNotRunning, From: 100 * sec, To: 110 * sec},
+			{Stream: chunker.Kubernetes, Reason: manifest.GapEvicted, From: 110 * sec, To: 120 * sec},
+			{Stream: chunker.Kubernetes, Reason: manifest.GapWatchLost, From: 140 * sec, To: 145 * sec},
+			{Stream: chunker.Kubernetes, Reason: manifest.GapNotRunning, From: 150 * sec, To: 160 * sec},
+		},
+	}, events); d != "" {
+		t.Errorf("kubernetes (-want +got):\n%s", d)
 	}
 }
 
