@@ -1,5 +1,6 @@
 # make demo   builds pcapsule and runs the main job on real traffic, in network namespaces of its own
 # make test   every test, race detector on, and the linter; installs what it needs (scripts/deps.sh)
+# make e2e    a real cluster in network namespaces, pcapsule in it, and what may go wrong there; needs root
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 GO      ?= go
@@ -7,7 +8,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test lint cross bench fuzz clean
+.PHONY: all build demo test e2e lint cross bench fuzz clean
 
 all: build
 
@@ -21,6 +22,10 @@ demo: build
 test: build lint cross
 	scripts/deps.sh test
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+e2e:
+	scripts/deps.sh e2e
+	$(GO) test -tags e2e -count=1 -timeout 40m -v ./e2e
 
 lint:
 	$(GO) vet ./...

@@ -7,12 +7,15 @@ declare -A package=(
   [tshark]=tshark [capinfos]=tshark [mergecap]=tshark [dumpcap]=wireshark-common
   [tcpdump]=tcpdump [lz4]=lz4 [b3sum]=b3sum [zstd]=zstd [jq]=jq [rclone]=rclone
   [ssh-keygen]=openssh-client [gcc]=gcc [netsniff-ng]=netsniff-ng
+  [etcd]=etcd-server [containerd]=containerd [runc]=runc [iptables]=iptables [conntrack]=conntrack
+  [nsenter]=util-linux [sysctl]=procps [tc]=iproute2 [/usr/lib/cni/bridge]=containernetworking-plugins
 )
 case "${1:-}" in
   demo)  need=(ip) ;;
-  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc) ;;
+  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc etcd) ;;
+  e2e)   need=(ip tc unshare nsenter sysctl iptables conntrack etcd containerd runc /usr/lib/cni/bridge tshark ssh-keygen) ;;
   bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4 b3sum) ;;
-  *) echo "usage: scripts/deps.sh demo|test|bench" >&2; exit 2 ;;
+  *) echo "usage: scripts/deps.sh demo|test|e2e|bench" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin
