@@ -24,6 +24,10 @@ type Capture struct {
 	links   *links
 	workers []*worker
 
+	kernel  *kernelFilter // nil where eBPF is not allowed
+	targets *targeting    // nil outside a cluster
+	unown   func()        // no longer leaves out own connections
+
 	indexes []int       // that the filter lets through; guarded by links.mu
 	heard   map[int]int // how often each was made promiscuous; guarded by links.mu
 
@@ -40,7 +44,7 @@ type Capture struct {
 func New(cfg Config) (*Capture, error) { return open(cfg, systemClock) }
 
 func open(cfg Config, clock clock) (_ *Capture, err error) {
-	c := &Capture{cfg: cfg, log: cfg.Logger, clock: clock, heard: map[int]int{}, done: make(chan struct{})}
+	c := &Capture{cfg: cfg, log: cfg.Logger, clock: clock, heard: map[int]int{}, unown: func() {}, done: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -55,10 +59,13 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 			c.close()
 		}
 	}()
-	if c.links, err = openLinks(c.log, c.now); err != nil {
+	if c.links, err = openLinks(c.log, c.now, cfg.Cluster != nil); err != nil {
 		return nil, err
 	}
 	if err := c.checkInterfaces(); err != nil {
+		return nil, err
+	}
+	if err := c.loadFilter(); err != nil {
 		return nil, err
 	}
 	n := cfg.Workers
@@ -95,12 +102,79 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
 	c.indexes = c.chosen(c.links.table())
+	if err := c.prepare(); err != nil {
+		return nil, err
+	}
 	if err := c.attach(); err != nil {
 		return nil, err
 	}
 	c.listen()
 	c.links.changed = c.refilter
+	if c.targets != nil {
+		c.links.rerouted = c.targets.mark
+	}
 	return c, nil
+}
+
+// loadFilter brings the eBPF filter into the kernel. Where that is not possible,
+// classic BPF does for a machine that is in no cluster.
+func (c *Capture) loadFilter() (err error) {
+	if c.cfg.classic {
+		err = ErrNoBPF
+	} else {
+		c.kernel, err = newKernelFilter()
+	}
+	switch {
+	case err == nil:
+	case c.cfg.Cluster != nil:
+		return err
+	default:
+		c.log.Info("capturing without eBPF: own traffic is left out by its address alone", "error", err)
+	}
+	return nil
+}
+
+// prepare fills the maps of the eBPF filter, before it is attached. The caller
+// holds links.mu.
+func (c *Capture) prepare() (err error) {
+	if c.kernel == nil {
+		return nil
+	}
+	c.unown = c.cfg.Own.follow(func(e End, on bool) {
+		if err := c.kernel.leaveOut(e, on); err != nil {
+			c.log.Warn("cannot leave out own traffic", "end", e.Addr, "error", err)
+		}
+	})
+	if c.cfg.Cluster != nil {
+		if c.targets, err = newTargeting(c, *c.cfg.Cluster); err != nil {
+			return err
+		}
+	}
+	return c.relink(c.links.table())
+}
+
+// relink tells the eBPF filter which interfaces there are. The caller holds
+// links.mu.
+func (c *Capture) relink(t *table) error {
+	switch {
+	case c.kernel == nil:
+		return nil
+	case c.targets != nil:
+		return c.targets.relink(t.present())
+	}
+	named := len(c.cfg.Interfaces) > 0
+	return c.kernel.everything(t.present(), func(l link) bool {
+		return !named || slices.Contains(c.cfg.Interfaces, l.name)
+	}, !named)
+}
+
+// SetTargets says whose packets are recorded from its return on. It is for a
+// capture with Config.Cluster.
+func (c *Capture) SetTargets(targets Targets) error {
+	if c.targets == nil {
+		return errors.New("capture: set targets of a machine that is in no cluster")
+	}
+	return c.targets.retarget(targets)
 }
 
 // defaultWorkers is as many as keep up with a busy machine and leave the rest of
@@ -152,11 +226,15 @@ func (c *Capture) chosen(t *table) []int {
 
 // refilter follows interfaces that come and go. The caller holds links.mu.
 func (c *Capture) refilter(t *table) {
-	if indexes := c.chosen(t); !slices.Equal(indexes, c.indexes) {
-		c.indexes = indexes
-		if err := c.attach(); err != nil {
-			c.log.Error("cannot follow changed network interfaces", "error", err)
-		}
+	indexes := c.chosen(t)
+	changed := !slices.Equal(indexes, c.indexes)
+	c.indexes = indexes
+	err := c.relink(t)
+	if c.kernel == nil && changed {
+		err = c.attach()
+	}
+	if err != nil {
+		c.log.Error("cannot follow changed network interfaces", "error", err)
 	}
 	c.listen()
 }
@@ -194,6 +272,14 @@ func (c *Capture) listen() {
 // attach gives every socket the filter for the present interfaces. The caller
 // holds links.mu.
 func (c *Capture) attach() error {
+	if c.kernel != nil {
+		for _, w := range c.workers {
+			if err := c.kernel.attach(w.ring); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	program, err := Filter{Indexes: c.indexes, Exclude: c.cfg.Exclude}.Program()
 	if err != nil {
 		return err
@@ -221,6 +307,9 @@ func (c *Capture) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stopped := make(chan struct{})
 	g.Go(func() error { c.links.follow(ctx); return nil })
+	if c.targets != nil {
+		g.Go(func() error { c.targets.follow(ctx); return nil })
+	}
 	g.Go(func() error { c.watchClock(ctx); return nil })
 	for _, w := range c.workers {
 		g.Go(func() error { return w.run(ctx, c.now) })
@@ -313,6 +402,12 @@ func (c *Capture) Stats() Stats {
 			s.Behind++
 		}
 	}
+	if c.kernel != nil {
+		var err error
+		if s.LeftOut, err = c.kernel.leftOut(); err != nil {
+			c.log.Debug("cannot read what was left out", "error", err) // closed
+		}
+	}
 	return s
 }
 
@@ -355,6 +450,15 @@ func (c *Capture) close() {
 			c.links.mu.Lock()
 			c.links.close()
 			c.links.mu.Unlock()
+		}
+		c.unown()
+		if c.targets != nil {
+			c.targets.close()
+		}
+		if c.kernel != nil {
+			if err := c.kernel.close(); err != nil {
+				c.log.Warn("cannot close the capture filter", "error", err)
+			}
 		}
 	})
 }

@@ -24,6 +24,9 @@ func (*Capture) Cut(context.Context) error { return ErrNotRunning }
 // Stats is not reached.
 func (*Capture) Stats() Stats { return Stats{} }
 
+// SetTargets is not reached.
+func (*Capture) SetTargets(Targets) error { return ErrNotRunning }
+
 // Interfaces is not reached.
 func (*Capture) Interfaces() []Interface { return nil }
 

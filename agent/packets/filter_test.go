@@ -69,7 +69,7 @@ func TestExclude(t *testing.T) {
 		{"nothing but a header", ether(0x0800, 14, 1), true},
 		{"not IP", inEther(0x88b5, ipPacket(hub4, other4, tcp, 0, 0)), true},
 	}
-	s := begin(t, Config{Interfaces: []string{"b"}, Exclude: []netip.AddrPort{
+	s := begin(t, Config{classic: true, Interfaces: []string{"b"}, Exclude: []netip.AddrPort{
 		netip.MustParseAddrPort("192.0.2.1:1"), hub4, netip.MustParseAddrPort("[2001:db8::1]:1"),
 		netip.AddrPortFrom(hub6.Addr(), hub6.Port()),
 	}})

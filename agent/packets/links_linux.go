@@ -23,6 +23,13 @@ type link struct {
 	hatype      uint16
 	flags       uint32
 	guessed     bool // the interface was gone before it could be looked up
+
+	kind    string // "veth", "bridge"; empty of physical ones
+	parent  int    // index of what it is on top of, or its other end
+	foreign bool   // parent is in another network namespace
+	master  int    // index of the bridge or bond that it is a port of
+	port    uint16 // UDP port of a tunnel
+	tap     bool   // of kind "tun", with Ethernet frames
 }
 
 func (l link) up() bool { return l.flags&unix.IFF_UP != 0 }
@@ -82,18 +89,24 @@ type links struct {
 	mu       sync.Mutex
 	requests int            // netlink socket for questions
 	changed  func(t *table) // called with mu held after each change, when set
+	rerouted func()         // called after news of addresses and routes, when set
 }
 
 // openLinks reads which interfaces there are. News of changes are kept from
-// then on, and worked off by follow.
-func openLinks(log *slog.Logger, now func() int64) (_ *links, err error) {
+// then on, and worked off by follow. Routes says whether those of addresses and
+// routes are wanted, too.
+func openLinks(log *slog.Logger, now func() int64, routes bool) (_ *links, err error) {
 	l := &links{log: log, now: now, requests: -1}
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
-	news, err := openNetlink(unix.RTMGRP_LINK)
+	groups := uint32(unix.RTMGRP_LINK)
+	if routes {
+		groups |= unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	}
+	news, err := openNetlink(groups)
 	if err != nil {
 		return nil, err
 	}
@@ -135,11 +148,10 @@ func (l *links) at(index int, when int64) (link, int64) {
 func (l *links) follow(ctx context.Context) {
 	buf := make([]byte, 1<<16)
 	for ctx.Err() == nil {
-		var came []link
-		var gone []int
+		var got news
 		var lost error
 		err := l.news.wait(time.Time{}, func() bool {
-			came, gone, lost = readNews(l.news.fd, buf)
+			got, lost = readNews(l.news.fd, buf)
 			return !errors.Is(lost, unix.EAGAIN)
 		})
 		if ctx.Err() != nil {
@@ -150,16 +162,19 @@ func (l *links) follow(ctx context.Context) {
 		}
 		l.mu.Lock()
 		if err == nil {
-			for i := range came {
-				came[i].description = l.describe(came[i])
+			for i := range got.came {
+				got.came[i].description = l.describe(got.came[i])
 			}
-			l.update(came, gone)
+			l.update(got.came, got.gone)
 		} else {
 			// News were lost; find out what they were.
 			l.log.Debug("listing all network interfaces anew", "error", err)
 			if err := l.reload(); err != nil {
 				l.log.Warn("cannot list network interfaces", "error", err)
 			}
+		}
+		if l.rerouted != nil && (got.other || err != nil) {
+			l.rerouted()
 		}
 		l.mu.Unlock()
 	}
@@ -225,7 +240,7 @@ func (t table) add(l link, now int64) {
 			vs = vs[:n-1]
 		case last.until != forever:
 		case last.name == l.name && last.description == l.description && last.hatype == l.hatype:
-			last.flags = l.flags
+			last.link = l
 			return
 		default:
 			last.until = now

@@ -80,10 +80,16 @@ func TestTableAt(t *testing.T) {
 // TestInterfacesChange follows interfaces that are renamed, removed and made
 // anew while a capture runs.
 func TestInterfacesChange(t *testing.T) {
+	for name, classic := range map[string]bool{"eBPF": false, "classic BPF": true} {
+		t.Run(name, func(t *testing.T) { testInterfacesChange(t, classic) })
+	}
+}
+
+func testInterfacesChange(t *testing.T, classic bool) {
 	namespace(t)
 	veth(t, "a", "b")
-	s := begin(t, Config{Interfaces: []string{"b"}})
-	all := begin(t, Config{})
+	s := begin(t, Config{Interfaces: []string{"b"}, classic: classic})
+	all := begin(t, Config{classic: classic})
 	knows := func(s *session, want ...string) {
 		t.Helper()
 		eventually(t, "interfaces are not "+strings.Join(want, ", "), func() bool {

@@ -1,8 +1,10 @@
 package packets
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -38,18 +40,20 @@ func openNetlink(groups uint32) (int, error) {
 
 // listLinks asks for all links of the namespace that fd was opened in.
 func listLinks(fd int) ([]link, error) {
-	var err error
-	for range 4 {
-		var links []link
-		if links, err = tryListLinks(fd); err == nil || !errors.Is(err, errInterrupted) {
-			return links, err
+	var links []link
+	err := dump(fd, unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_UNSPEC, func() { links = nil }, func(m *syscall.NetlinkMessage) {
+		if l, ok := parseLink(m); ok {
+			links = append(links, l)
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
-	return nil, err
+	return links, nil
 }
 
-// errInterrupted means that links changed while they were listed.
-var errInterrupted = errors.New("list network interfaces: they keep changing")
+// errInterrupted means that what was listed changed meanwhile.
+var errInterrupted = errors.New("they keep changing")
 
 // attrTypeMask takes the flags off the type of an attribute.
 const attrTypeMask = 0x3fff
@@ -57,19 +61,33 @@ const attrTypeMask = 0x3fff
 // listSeq tells the answer to one question from that to another.
 var listSeq atomic.Uint32
 
-func tryListLinks(fd int) ([]link, error) {
+// dump asks for all of a kind, whose messages begin with a header of some length
+// that has the family first. It calls begin before the first of them, and again
+// when it has to start over.
+func dump(fd int, kind uint16, headerLen int, family byte, begin func(), each func(*syscall.NetlinkMessage)) error {
+	var err error
+	for range 4 {
+		begin()
+		if err = tryDump(fd, kind, headerLen, family, each); err == nil || !errors.Is(err, errInterrupted) {
+			return err
+		}
+	}
+	return err
+}
+
+func tryDump(fd int, kind uint16, headerLen int, family byte, each func(*syscall.NetlinkMessage)) error {
 	seq := listSeq.Add(1)
-	req := make([]byte, unix.NLMSG_HDRLEN+unix.SizeofIfInfomsg)
+	req := make([]byte, unix.NLMSG_HDRLEN+headerLen)
 	*(*unix.NlMsghdr)(unsafe.Pointer(&req[0])) = unix.NlMsghdr{
 		Len:   uint32(len(req)),
-		Type:  unix.RTM_GETLINK,
+		Type:  kind,
 		Flags: unix.NLM_F_REQUEST | unix.NLM_F_DUMP,
 		Seq:   seq,
 	}
+	req[unix.NLMSG_HDRLEN] = family
 	if err := unix.Sendto(fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("list network interfaces: %w", err)
+		return err
 	}
-	var links []link
 	interrupted := false
 	buf := make([]byte, 1<<16)
 	for {
@@ -78,11 +96,11 @@ func tryListLinks(fd int) ([]link, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list network interfaces: %w", err)
+			return err
 		}
 		messages, err := syscall.ParseNetlinkMessage(buf[:n])
 		if err != nil {
-			return nil, fmt.Errorf("list network interfaces: %w", err)
+			return err
 		}
 		for i := range messages {
 			m := &messages[i]
@@ -93,48 +111,58 @@ func tryListLinks(fd int) ([]link, error) {
 			switch m.Header.Type {
 			case unix.NLMSG_DONE:
 				if interrupted {
-					return nil, errInterrupted
+					return errInterrupted
 				}
-				return links, nil
+				return nil
 			case unix.NLMSG_ERROR:
 				var errno syscall.Errno
 				if len(m.Data) >= 4 {
 					errno = syscall.Errno(-int32(native.Uint32(m.Data)))
 				}
-				return nil, fmt.Errorf("list network interfaces: %w", errno)
-			case unix.RTM_NEWLINK:
-				if l, ok := parseLink(m); ok {
-					links = append(links, l)
-				}
+				return errno
+			default:
+				each(m)
 			}
 		}
 	}
 }
 
-// readNews reads what the kernel told of links that came or changed, and of
-// those that are gone. It fails with EAGAIN when there is nothing to read, and
-// with other errors when news were lost.
-func readNews(fd int, buf []byte) (came []link, gone []int, err error) {
+// news are what the kernel told of links that came or changed, and of those that
+// are gone; and whether addresses or routes changed, if that was asked for.
+type news struct {
+	came  []link
+	gone  []int
+	other bool
+}
+
+// readNews fails with EAGAIN when there is nothing to read, and with other errors
+// when news were lost.
+func readNews(fd int, buf []byte) (got news, err error) {
 	n, _, err := unix.Recvfrom(fd, buf, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read news of network interfaces: %w", err)
+		return news{}, fmt.Errorf("read news of network interfaces: %w", err)
 	}
 	messages, err := syscall.ParseNetlinkMessage(buf[:n])
 	if err != nil {
-		return nil, nil, fmt.Errorf("read news of network interfaces: %w", err)
+		return news{}, fmt.Errorf("read news of network interfaces: %w", err)
 	}
 	for i := range messages {
+		switch messages[i].Header.Type {
+		case unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			got.other = true
+			continue
+		}
 		l, ok := parseLink(&messages[i])
 		if !ok {
 			continue
 		}
 		if messages[i].Header.Type == unix.RTM_DELLINK {
-			gone = append(gone, l.index)
+			got.gone = append(got.gone, l.index)
 		} else {
-			came = append(came, l)
+			got.came = append(got.came, l)
 		}
 	}
-	return came, gone, nil
+	return got, nil
 }
 
 // parseLink reads a message about a link. Those about bridge ports, and partial
@@ -152,7 +180,7 @@ func parseLink(m *syscall.NetlinkMessage) (link, bool) {
 		return link{}, false
 	}
 	l := link{index: int(info.Index), hatype: info.Type, flags: info.Flags}
-	var alias, kind string
+	var alias string
 	for _, a := range attrs {
 		switch a.Attr.Type & attrTypeMask {
 		case unix.IFLA_IFNAME:
@@ -160,7 +188,13 @@ func parseLink(m *syscall.NetlinkMessage) (link, bool) {
 		case unix.IFLA_IFALIAS:
 			alias = cString(a.Value)
 		case unix.IFLA_LINKINFO:
-			kind = linkKind(a.Value)
+			l.info(a.Value)
+		case unix.IFLA_LINK:
+			l.parent = int(uint32Of(a.Value))
+		case unix.IFLA_LINK_NETNSID:
+			l.foreign = true
+		case unix.IFLA_MASTER:
+			l.master = int(uint32Of(a.Value))
 		case unix.IFLA_WIRELESS:
 			return link{}, false
 		}
@@ -168,27 +202,62 @@ func parseLink(m *syscall.NetlinkMessage) (link, bool) {
 	switch {
 	case alias != "":
 		l.description = alias
-	case kind != "":
-		l.description = kind
+	case l.kind != "":
+		l.description = l.kind
 	case l.hatype == arphrdLoopback:
 		l.description = "loopback"
 	}
 	return l, l.name != ""
 }
 
-// linkKind finds IFLA_INFO_KIND ("veth", "bridge") within IFLA_LINKINFO.
-func linkKind(b []byte) string {
-	for len(b) >= unix.SizeofRtAttr {
-		n := int(native.Uint16(b))
-		if n < unix.SizeofRtAttr || n > len(b) {
-			break
+// info reads IFLA_LINKINFO: the kind ("veth", "bridge"), and of a tunnel its UDP
+// port.
+func (l *link) info(b []byte) {
+	var data []byte
+	for typ, value := range attributes(b) {
+		switch typ {
+		case unix.IFLA_INFO_KIND:
+			l.kind = cString(value)
+		case unix.IFLA_INFO_DATA:
+			data = value
 		}
-		if native.Uint16(b[2:]) == unix.IFLA_INFO_KIND {
-			return cString(b[unix.SizeofRtAttr:n])
-		}
-		b = b[min((n+3)&^3, len(b)):]
 	}
-	return ""
+	for typ, value := range attributes(data) {
+		switch {
+		case l.kind == "vxlan" && typ == unix.IFLA_VXLAN_PORT, l.kind == "geneve" && typ == unix.IFLA_GENEVE_PORT:
+			if len(value) == 2 {
+				l.port = binary.BigEndian.Uint16(value)
+			}
+		case l.kind == "tun" && typ == iflaTunType:
+			l.tap = len(value) == 1 && value[0] == unix.IFF_TAP
+		}
+	}
+}
+
+// iflaTunType is IFLA_TUN_TYPE of linux/if_link.h.
+const iflaTunType = 3
+
+// attributes walks those within another.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			n := int(native.Uint16(b))
+			if n < unix.SizeofRtAttr || n > len(b) {
+				return
+			}
+			if !yield(native.Uint16(b[2:])&attrTypeMask, b[unix.SizeofRtAttr:n]) {
+				return
+			}
+			b = b[min((n+3)&^3, len(b)):]
+		}
+	}
+}
+
+func uint32Of(b []byte) uint32 {
+	if len(b) != 4 {
+		return 0
+	}
+	return native.Uint32(b)
 }
 
 func cString(b []byte) string {

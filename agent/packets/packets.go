@@ -12,7 +12,9 @@
 // interface that the kernel reported. Whatever could not be recorded is counted
 // and told to Config.OnDrops. Each packet is recorded once an interface it
 // passes: of the two copies that loopback delivers, the outgoing one is left
-// out.
+// out. On a node of a cluster (Config.Cluster) it is recorded where it leaves a
+// pod or the node and where it arrives, and not on the way; TARGETING.md says
+// how that is decided, in the kernel.
 //
 // It is not for reading capture files (internal/capfile), nor does it decide
 // what to keep of the past (agent/ring). Capturing works on Linux; elsewhere New
@@ -67,10 +69,16 @@ type Config struct {
 	// RingSize is how many bytes of kernel memory hold packets that wait to be
 	// read, over all workers. 0 is DefaultRingSize.
 	RingSize int
-	// Exclude leaves out TCP packets from or to these addresses: the agent's
-	// own traffic with its hub, which would otherwise record itself. See Filter
-	// for what it looks through.
+	// Own are connections that are left out, such as the agent's with its hub,
+	// which would otherwise record itself. May be nil.
+	Own *Own
+	// Exclude leaves out TCP packets from or to these addresses where Own cannot
+	// be: without eBPF. See Filter for what it looks through.
 	Exclude []netip.AddrPort
+	// Cluster, when not nil, says that this machine is a node of a Kubernetes
+	// cluster, and whose packets are recorded until SetTargets says otherwise.
+	// That takes eBPF: New fails with ErrNoBPF where it is not allowed.
+	Cluster *Targets
 	// NewConsumer makes the consumer of a worker.
 	NewConsumer func(worker int) Consumer
 
@@ -84,6 +92,41 @@ type Config struct {
 	OnClockStep func(at, delta int64)
 
 	Logger *slog.Logger
+
+	classic bool // as where eBPF is not allowed; for tests
+}
+
+// Targets say whose packets are recorded on a node of a cluster.
+type Targets struct {
+	// Selective records packets of pods that are a Target alone. Otherwise all
+	// are recorded but those of an Own one.
+	Selective bool
+	// Node records the traffic of the node itself, and so of all pods on its
+	// network: the kernel cannot tell one from another.
+	Node bool
+	// Pods are those of this node that have a network of their own, by address.
+	Pods map[netip.Addr]Pod
+	// NodeAddresses are by which the cluster knows this node. An interface that
+	// has one leads to the world, not to a pod.
+	NodeAddresses []netip.Addr
+}
+
+// Pod is what is done with the packets of a pod.
+type Pod uint8
+
+const (
+	Untargeted Pod = iota // not recorded, if Selective, for its own sake
+	Target                // recorded
+	Excluded              // never recorded at its own interface
+	OwnPod                // a hub of ours: never recorded anywhere
+)
+
+// LeftOut counts packets that the filter left out on purpose, by reason.
+type LeftOut struct {
+	Own        uint64 // of our own connections and pods
+	Between    uint64 // on their way: recorded where they leave or arrive, if at all
+	Untargeted uint64 // of pods that are no target
+	Unknown    uint64 // of pods that were not known yet, or interfaces
 }
 
 // DefaultRingSize is 64 MiB: half a second of 1 Gbit/s, while the disk stalls.
@@ -100,6 +143,7 @@ type Stats struct {
 	Behind    int    // workers that do without compression now
 	RingSize  int    // bytes, over all workers
 	Backlog   int    // bytes of blocks that are waiting to be read
+	LeftOut   LeftOut
 }
 
 // An Interface is one that is captured on.
@@ -114,5 +158,6 @@ type Interface struct {
 var (
 	ErrPermission  = errors.New("capturing needs root or CAP_NET_RAW: run with sudo, or once `setcap cap_net_raw,cap_net_admin+ep` on the program")
 	ErrNoInterface = errors.New("no such network interface")
+	ErrNoBPF       = errors.New("recording by pod needs eBPF, for which this process lacks a capability: give it CAP_BPF, or CAP_SYS_ADMIN before Linux 5.8")
 	ErrNotRunning  = errors.New("capture is not running")
 )

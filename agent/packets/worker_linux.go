@@ -96,7 +96,7 @@ func (w *worker) run(ctx context.Context, now func() int64) (err error) {
 // drain stops the flow of packets and works off the rest.
 func (w *worker) drain(now func() int64) error {
 	w.links.mu.Lock()
-	w.links.changed = nil // or it would put the filter back
+	w.links.changed = nil // or it might put the filter back
 	err := w.ring.attach(dropAll)
 	w.links.mu.Unlock()
 	if err != nil {
