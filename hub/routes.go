@@ -135,15 +135,15 @@ func (h *Hub) serve(rt route) http.Handler {
 			// A server without deadlines is a test's.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
 		}
-		r, err := h.admit(origin, r, rt.role)
+		known, err := h.admit(origin, r, rt.role)
 		if err != nil {
 			if e := problem(err); e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
-				h.refused(r, e)
+				h.refused(known, e)
 			}
 			writeError(rec, err)
 			return
 		}
-		err = rt.handle(rec, r)
+		err = rt.handle(rec, known)
 		if err == nil || rec.status != 0 {
 			return
 		}

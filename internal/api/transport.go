@@ -199,9 +199,10 @@ func (t *identified) RoundTrip(r *http.Request) (*http.Response, error) {
 	if t.token == nil && t.claimed == "" {
 		return t.c.hub.RoundTrip(r)
 	}
-	r = r.Clone(r.Context())
+	ctx := r.Context()
+	r = r.Clone(ctx)
 	if t.token != nil {
-		token, err := t.token(r.Context())
+		token, err := t.token(ctx)
 		if err != nil {
 			if r.Body != nil {
 				r.Body.Close()
