@@ -22,7 +22,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
 
+	"pcapsule/agent/kubernetes"
 	"pcapsule/agent/packets"
 	"pcapsule/agent/ring"
 	"pcapsule/chunker"
@@ -50,6 +52,9 @@ type Config struct {
 	ChunkSize  int64            // stored bytes at which a chunk is cut; chosen to fit the ring when 0
 	Workers    int              // that capture; chosen by the number of CPUs when 0
 	Exclude    []netip.AddrPort // TCP traffic that is left out, beside that with the hub
+
+	Kubernetes *rest.Config // the API server of the cluster that this node is one of; none when nil
+	Lease      string       // namespace/name: says which of the cluster's agents records the stream kubernetes
 
 	NoPromiscuous bool // leave the named interfaces as they are; see packets.Config
 
@@ -140,6 +145,10 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
+	recorder, err := a.clusterRecorder()
+	if err != nil {
+		return errors.Join(err, a.source.Close(), r.Close())
+	}
 	r.Begin(chunker.Packets, now().UnixNano())
 	a.log.Info("capturing", "node", cfg.Node, "ring", cfg.RingSize)
 	if cfg.OnReady != nil {
@@ -154,8 +163,27 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 		return nil
 	})
 	g.Go(func() error { a.serve(ctx); return nil })
+	if recorder != nil {
+		g.Go(func() error { recorder.Run(ctx); return nil })
+	}
 	err = g.Wait()
 	return errors.Join(err, r.Close())
+}
+
+// clusterRecorder is what records the stream kubernetes, when it is this node's
+// turn; nil when this node is of no cluster.
+func (a *agent) clusterRecorder() (*kubernetes.Recorder, error) {
+	if a.cfg.Kubernetes == nil {
+		return nil, nil
+	}
+	r, err := kubernetes.New(kubernetes.Config{
+		API: a.cfg.Kubernetes, Node: a.cfg.Node, Lease: a.cfg.Lease,
+		Ring: a.ring, Clock: a.clock.at, Now: a.now, Logger: a.log,
+	})
+	if err == nil {
+		a.cluster = r
+	}
+	return r, err
 }
 
 // withDefaults fills in what is not set, and checks the rest.
@@ -193,6 +221,9 @@ const partSlack = 256 << 10
 // stepped hears that the node's clock was set.
 func (a *agent) stepped(at, delta int64) {
 	a.rec.stepped(at, delta)
+	if a.cluster != nil {
+		a.cluster.Stepped(at, delta)
+	}
 	a.events.reset()
 	a.clock.reset()
 }

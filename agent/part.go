@@ -46,6 +46,9 @@ type clusterSource interface {
 	// way into the ring, and tells the ring's ledger as much. When it is another
 	// node's turn there is nothing to do.
 	Cut(ctx context.Context) error
+
+	// Stepped hears that the node's clock was set; see packets.Config.
+	Stepped(at, delta int64)
 }
 
 // cutTime is how long a part waits for the stream kubernetes to be cut. Its
