@@ -123,7 +123,7 @@ func agentCommand() *cli.Command {
 that is away is waited for, and recording goes on.
 
    sudo pcapsule agent --hub http://127.0.0.1:8898 --node web-1`,
-		Flags: flags(agentFlags(), []cli.Flag{hubFlag()}, daemonFlags()),
+		Flags: flags(agentFlags(), agentKubernetesFlags(), []cli.Flag{hubFlag()}, daemonFlags()),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("agent takes no argument, not %q", c.Args().First())
@@ -132,6 +132,9 @@ that is away is waited for, and recording goes on.
 				return err
 			}
 			cfg, err := agentConfig(c, c.String("hub"))
+			if err == nil {
+				err = agentKubernetes(c, &cfg)
+			}
 			if err != nil {
 				return err
 			}
