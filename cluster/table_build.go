@@ -35,7 +35,6 @@ type Builder struct {
 	text     map[string]string     // each once
 
 	covered  []span
-	gaps     []span
 	chunks   int
 	listings int
 	notes    notes
@@ -60,7 +59,7 @@ type object struct {
 	made   int64  // when it was seen to be made; 0 when it was not
 	gone   int64  // when it was seen to be deleted; 0 when it was not
 	begun  int64  // its own time of creation; 0 when not told
-	listed []int  // listings that its last state in this chunk has
+	listed []int  // listings of its last state
 	all    []listing
 	latest map[item]int // in all; nil while that is short
 	pod    *pod
@@ -91,20 +90,19 @@ func nonsense(format string, args ...any) error {
 
 // A Chunk takes the lines of one chunk.
 type Chunk struct {
-	b         *Builder
-	n         int
-	opened    bool
-	complete  bool
-	ended     bool
-	node      string
-	clock     manifest.Clock
-	start     int64 // of what is covered since
-	last      int64 // by the hub's clock
-	gapEnd    int64
-	gapFrom   int64
-	count     int
-	objects   []*object
-	keyframes int64
+	b        *Builder
+	n        int
+	opened   bool
+	complete bool
+	ended    bool
+	node     string
+	clock    manifest.Clock
+	start    int64 // of what is covered since
+	last     int64 // by the hub's clock
+	gapFrom  int64 // the last gap
+	gapEnd   int64
+	count    int       // of states
+	objects  []*object // that were in its state
 }
 
 // Chunk begins a chunk. The one before must have ended.
@@ -113,24 +111,29 @@ func (b *Builder) Chunk() *Chunk {
 	return &Chunk{b: b, n: b.chunks, gapEnd: math.MinInt64}
 }
 
-const statePrefix = `","op":"state",`
+// How the lines begin that tell an object's state, after their time.
+const (
+	statePrefix = `","op":"state",`
+	setPrefix   = `","op":"set",`
+)
 
-// Line takes the next line of the chunk, without its newline. It decodes those
-// that tell something new: most of a keyframe is known from the one before.
+// Line takes the next line of the chunk, without its newline, and its time. It
+// decodes what tells something new: most of a keyframe is known from the one
+// before.
 func (c *Chunk) Line(at int64, line []byte) error {
-	if i := bytes.Index(line[:min(len(line), 64)], []byte(statePrefix)); i > 0 && c.opened && !c.complete {
-		h := maphash.Bytes(c.b.seed, line[i:])
-		if o := c.b.states[h]; o != nil {
+	hash := uint64(0)
+	head := line[:min(len(line), 64)]
+	if i := bytes.Index(head, []byte(statePrefix)); i > 0 && c.opened && !c.complete {
+		hash = maphash.Bytes(c.b.seed, line[i+len(statePrefix):])
+		if o, hub := c.b.states[hash], c.hub(at); o != nil && hub >= c.last {
+			c.last = hub
 			c.count++
-			c.again(o, c.hub(at))
+			c.again(o, hub)
 			return nil
 		}
-		return c.line(line, h)
+	} else if i := bytes.Index(head, []byte(setPrefix)); i > 0 {
+		hash = maphash.Bytes(c.b.seed, line[i+len(setPrefix):])
 	}
-	return c.line(line, 0)
-}
-
-func (c *Chunk) line(line []byte, hash uint64) error {
 	r, err := Decode(line)
 	if err != nil {
 		return err
@@ -214,7 +217,6 @@ func (b *Builder) own(node string, t time.Time) int64 {
 
 // gap takes note that what is listed between two times may have changed unseen.
 func (c *Chunk) gap(from, to int64) {
-	c.b.gaps = append(c.b.gaps, span{from, to})
 	if c.complete && from > c.start {
 		c.b.covered = append(c.b.covered, span{c.start, from})
 	}
@@ -237,9 +239,7 @@ func (c *Chunk) End() {
 		}
 	}
 	for _, o := range c.objects {
-		if o.chunk == c.n {
-			o.chunk, o.listed = 0, o.listed[:0]
-		}
+		o.chunk = 0
 	}
 	c.objects = nil
 }
@@ -248,10 +248,8 @@ func (c *Chunk) End() {
 func (c *Chunk) again(o *object, at int64) {
 	if o.chunk != c.n {
 		c.enter(o)
-		for _, l := range o.all {
-			if !l.closed || l.last >= at {
-				o.listed = append(o.listed, c.list(o, l.item, l.ports, at))
-			}
+		for k, i := range o.listed {
+			o.listed[k] = c.list(o, o.all[i].item, o.all[i].ports, at)
 		}
 	}
 	c.extend(o, at)
@@ -272,7 +270,6 @@ func (c *Chunk) extend(o *object, at int64) {
 // enter puts o into the state of the chunk.
 func (c *Chunk) enter(o *object) {
 	o.chunk = c.n
-	o.listed = o.listed[:0]
 	c.objects = append(c.objects, o)
 }
 
@@ -287,17 +284,21 @@ func (c *Chunk) observe(r *Record, at int64, watched bool) error {
 		return err
 	}
 	if o.chunk != c.n {
+		// What it listed before this chunk ended at a time that nobody saw.
 		c.enter(o)
-		if watched && c.complete && r.Op == OpSet && o.all == nil && o.made == 0 && at > later(c.gapEnd, lateness) {
+		o.listed = o.listed[:0]
+		if watched && c.complete && r.Op == OpSet && at > later(c.gapEnd, lateness) && (o.made == 0 || at < o.made) {
 			o.made = at
 		}
+	} else if o.pod != nil && at > later(c.gapEnd, lag) {
+		o.pod.extend(at) // it was as before until now
 	}
 	if o.begun == 0 {
 		o.begun = c.b.own("", m.Created)
 	}
 	switch {
 	case r.Pod != nil:
-		c.b.observePod(o, r.Pod, at)
+		c.b.observePod(o, r.Pod, at, r.Op == OpGone)
 		return c.lists(o, addresses(r.Pod.Addresses), nil, at)
 	case r.Service != nil:
 		return c.lists(o, append(addresses(r.Service.Addresses), addresses(r.Service.External)...), nil, at)
@@ -464,22 +465,18 @@ func (c *Chunk) gone(r *Record, at int64) {
 	}
 	o.chunk, o.listed = 0, o.listed[:0]
 	delete(c.b.states, o.hash)
-	if late := at <= later(c.gapEnd, lateness); o.gone == 0 || at < o.gone {
-		o.gone = at
-		if late {
-			o.gone = 0 // it went at some time of the gap
-			for i := range o.all {
-				if l := &o.all[i]; l.closed && l.last == at {
-					l.last, l.closed = max(l.first, min(l.last, c.gapFrom)), false
-				}
-			}
-			if o.pod != nil {
-				o.pod.running = min(o.pod.running, c.gapFrom)
-			}
-		}
+	if o.Kind == KindPod {
+		c.b.changed(o, "gone", "Gone", "pod gone", false, at)
 	}
-	if r.Pod != nil {
-		c.b.podGone(o, at)
+	if at > later(c.gapEnd, lag) {
+		earliest(&o.gone, at)
+		return
+	}
+	// It went at some time of the gap.
+	for i := range o.all {
+		if l := &o.all[i]; l.closed && l.last == at {
+			l.last, l.closed = max(l.first, min(l.last, c.gapFrom)), false
+		}
 	}
 }
 
@@ -544,4 +541,3 @@ func (r *readiness) observe(conditions map[string]string, at int64) {
 		r.lost = max(at, 1)
 	}
 }
-

@@ -157,15 +157,18 @@ func choose(holds []hold, active map[int]bool, exclusive bool) []candidate {
 		}
 		return ""
 	}
-	rank := func(i int) int {
-		if active[i] {
-			return 0
-		}
-		return 1
-	}
+	// Those who surely have it first, the latest before all others.
 	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(node(a), node(b)), cmp.Compare(rank(a), rank(b)),
-			-cmp.Compare(holds[a].from, holds[b].from), holds[a].compare(holds[b].Object), cmp.Compare(a, b))
+		sure, from := 0, cmp.Compare(holds[a].from, holds[b].from)
+		switch {
+		case active[a] != active[b] && active[a]:
+			sure = -1
+		case active[a] != active[b]:
+			sure = 1
+		case active[a]:
+			from = -from
+		}
+		return cmp.Or(cmp.Compare(node(a), node(b)), sure, from, holds[a].compare(holds[b].Object), cmp.Compare(a, b))
 	})
 	set := make([]candidate, 0, 1)
 	taken := false // by one that surely has it on this node
