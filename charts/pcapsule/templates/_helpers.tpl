@@ -22,6 +22,14 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
+{{/* Labels of a pod: those that no upgrade of the chart alone changes, or all would restart. */}}
+{{- define "pcapsule.podLabels" -}}
+{{ include "pcapsule.selector" . }}
+{{- with (index . 0).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* Labels of an object: (list $ "hub"). */}}
 {{- define "pcapsule.labels" -}}
 {{- $root := index . 0 -}}
@@ -124,6 +132,7 @@ ever sign with it; new certificates come with a new authority.
 */}}
 {{- define "pcapsule.tls" -}}
 {{- if not .Values.made -}}
+{{- include "pcapsule.validate" . -}}
 {{- $tls := dict "ca" .Values.tls.ca -}}
 {{- $secret := include "pcapsule.tlsSecret" . -}}
 {{- if ne .Values.tls.mode "chart" -}}

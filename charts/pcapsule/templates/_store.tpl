@@ -2,9 +2,6 @@
 {{- define "pcapsule.storeEnv" -}}
 {{- $secret := include "pcapsule.storeSecret" . -}}
 {{- with .Values.store.s3 -}}
-# No files of profiles in here: the environment says it all.
-- name: HOME
-  value: /var/lib/pcapsule
 {{- with .endpoint }}
 - name: AWS_ENDPOINT_URL
   value: {{ . | quote }}

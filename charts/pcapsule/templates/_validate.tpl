@@ -67,6 +67,7 @@ do about it.
 
 {{/* What the cluster has to say about the claim. Nothing, where only templates are rendered. */}}
 {{- define "pcapsule.checkClaim" -}}
+{{- include "pcapsule.validate" . -}}
 {{- $class := include "pcapsule.storageClass" . -}}
 {{- $claim := printf "%s-snapshots" (include "pcapsule.fullname" .) -}}
 {{- $old := lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim -}}
