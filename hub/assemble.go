@@ -97,7 +97,7 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, []manifest.Entry, *api.E
 			covered = covered || len(n.Coverage) > 0 || records(n) > 0
 			m.Nodes = append(m.Nodes, *n)
 		} else {
-			trouble := s.parts[name].progress.Error
+			trouble := cmp.Or(s.parts[name].progress.Error, s.parts[name].refused)
 			if trouble != nil {
 				troubles[name] = trouble
 			}

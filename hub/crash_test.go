@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,12 +40,37 @@ func dying(memory *storetest.Memory, n int, fault storetest.Fault, died func()) 
 func TestKilledHub(t *testing.T) {
 	start := recent()
 	chunks := []sample{packets(t, "a", start, 10), packets(t, "a", start.Add(time.Second), 10)}
+	killEverywhere(t, killed{nodes: []string{"a"}, records: 20, every: 1, agents: func(s *site) []*agent {
+		return []*agent{s.newAgent("a", nil, chunks...)}
+	}})
+}
+
+// TestKilledHubOfCluster is TestKilledHub with two recorders, whose inventories
+// the hub merges.
+func TestKilledHubOfCluster(t *testing.T) {
+	start := recent()
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	a, b := packets(t, "a", start, 10), packets(t, "b", start, 10)
+	killEverywhere(t, killed{nodes: []string{"a", "b"}, records: 30, every: 3, agents: func(s *site) []*agent {
+		return []*agent{s.newAgent("a", inCluster(t, at(0), at(5)), a), s.newAgent("b", inCluster(t, at(5), at(10)), b)}
+	}})
+}
+
+// killed is what the hub is killed over.
+type killed struct {
+	nodes   []string
+	records uint64
+	every   int // every operation, or every so many: most of the time clients wait to try again
+	agents  func(*site) []*agent
+}
+
+func killEverywhere(t *testing.T, k killed) {
 	for _, fault := range []storetest.Fault{storetest.Refused, storetest.Lost} {
 		const lanes = 8 // most of the time clients wait to try again
 		for lane := range lanes {
 			t.Run(fmt.Sprintf("%d/%d", fault, lane), func(t *testing.T) {
 				t.Parallel()
-				for n := lane; killAt(t, n, fault, chunks); n += lanes {
+				for n := lane*k.every + int(fault)%k.every; killAt(t, n, fault, k); n += lanes * k.every {
 				}
 			})
 		}
@@ -52,7 +78,7 @@ func TestKilledHub(t *testing.T) {
 }
 
 // killAt tells whether the hub came to operation n.
-func killAt(t *testing.T, n int, fault storetest.Fault, chunks []sample) bool {
+func killAt(t *testing.T, n int, fault storetest.Fault, k killed) bool {
 	memory := storetest.NewMemory(t, nil)
 	s := newSite(t, memory, nil)
 	<-s.hub.ready
@@ -70,12 +96,12 @@ func killAt(t *testing.T, n int, fault storetest.Fault, chunks []sample) bool {
 		case <-ended:
 		}
 	}()
-	a := s.newAgent("a", nil, chunks...)
+	agents := k.agents(s)
 	c := s.client()
 	ctx := api.Patiently(t.Context(), 20*time.Second)
 	id := ""
 	for id == "" {
-		begun, err := c.Create(ctx, api.CreateRequest{Name: "x", Last: "5m"})
+		begun, err := c.Create(ctx, api.CreateRequest{Name: "x", Last: "5m", Nodes: k.nodes})
 		var e *api.Error
 		switch {
 		case err == nil:
@@ -85,7 +111,7 @@ func killAt(t *testing.T, n int, fault storetest.Fault, chunks []sample) bool {
 			for _, snap := range mustList(t, c, ctx) {
 				id = snap.ID
 			}
-		case errors.Is(err, api.ErrUnreachable), errors.As(err, &e) && (e.Status >= 500 || e.Code == api.CodeNotRecorded):
+		case errors.Is(err, api.ErrUnreachable), errors.As(err, &e) && (e.Status >= 500 || e.Code == api.CodeNotRecorded || e.Code == api.CodeUnknownNode):
 		default:
 			t.Fatalf("killed at operation %d: %v", n, err)
 		}
@@ -94,14 +120,16 @@ func killAt(t *testing.T, n int, fault storetest.Fault, chunks []sample) bool {
 	if err != nil {
 		t.Fatalf("killed at operation %d: %v", n, err)
 	}
-	if snap.Records != 20 || snap.Status != manifest.Completed {
+	if snap.Records != k.records || snap.Status != manifest.Completed {
 		t.Errorf("killed at operation %d: %+v", n, snap)
 	}
 	mustVerify(t, memory)
 	if list := mustList(t, c, ctx); len(list) != 1 {
 		t.Errorf("killed at operation %d: %d snapshots, want 1", n, len(list))
 	}
-	await(t, func() bool { return len(a.pinned()) == 0 })
+	for _, a := range agents {
+		await(t, func() bool { return len(a.pinned()) == 0 })
+	}
 	await(t, func() bool {
 		left, err := archive.New(memory).Intents(ctx)
 		return err == nil && !slices.ContainsFunc(left, func(a archive.Attempt) bool { return a.Outcome.State == archive.Undecided })
@@ -193,6 +221,48 @@ func TestTakeOver(t *testing.T) {
 	<-s.start(st).ready
 	_, err = c.Snapshot(t.Context(), other.Intent.ID)
 	wantCode(t, err, http.StatusConflict, api.CodeNotCompleted)
+	mustVerify(t, st)
+}
+
+// TestTakeOverInCluster: the successor of a hub that died asks whoever recorded
+// the stream of the cluster again, also for a snapshot of other nodes.
+func TestTakeOverInCluster(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	start := recent()
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	var hang atomic.Bool
+	hang.Store(true)
+	a := s.newAgent("a", func(a *agent) {
+		inCluster(t, at(0), at(5))(a)
+		a.pace = func(ctx context.Context, step string) {
+			if hang.Load() && step == "complete" {
+				<-ctx.Done()
+			}
+		}
+	}, packets(t, "a", start, 10))
+	b := s.newAgent("b", inCluster(t, at(5), at(10)), packets(t, "b", start, 10))
+	c := s.client()
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "x", From: at(0), To: at(10), Nodes: []string{"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		list := s.hub.session("x").view().Progress
+		return len(list) == 2 && list[1].State == stateDone && list[0].State == stateUploading
+	})
+	hang.Store(false)
+	s.stop()
+	s.start(st)
+	snap, err := c.WaitSnapshot(api.Patiently(t.Context(), 20*time.Second), begun.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := load(t, st, snap.ID).Manifest
+	if snap.ID == begun.ID || snap.Status != manifest.Completed || len(m.Nodes) != 1 || len(m.Gaps) > 0 || len(m.Streams) != 1 || m.Streams[0].Records != 10 {
+		t.Errorf("%+v, streams %+v, gaps %+v", snap, m.Streams, m.Gaps)
+	}
+	await(t, func() bool { return len(a.pinned())+len(b.pinned()) == 0 })
 	mustVerify(t, st)
 }
 

@@ -151,6 +151,31 @@ func packets(t testing.TB, node string, start time.Time, n int) sample {
 	}, m.Hash}
 }
 
+// events makes a chunk of n events of the cluster from start on, a second apart.
+func events(t testing.TB, node string, start time.Time, n int) sample {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := chunker.NewWriter(&b, chunker.Kubernetes, chunker.Header{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		at := start.Add(time.Duration(i) * time.Second).UnixNano()
+		if err := w.Event(at, fmt.Appendf(nil, `{"ts":"%d","op":"alive","node":%q}`, at, node)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := w.Close(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return sample{b.Bytes(), manifest.Entry{
+		Size: m.Size, RawSize: m.RawSize, SHA256: hex.EncodeToString(sum[:]),
+		First: manifest.Nanos(m.First), Last: manifest.Nanos(m.Last), Records: m.Records,
+	}, m.Hash}
+}
+
 var eth0 = chunker.Interface{Name: "eth0", LinkType: 1}
 
 // An agent plays one: it polls, and hands in its chunks for each task.
@@ -159,6 +184,10 @@ type agent struct {
 	name   string
 	client *api.Client
 	chunks []sample
+	clock  manifest.Clock
+
+	events  []sample                                      // of the stream kubernetes
+	cluster func(window manifest.Interval) *api.Recording // its account of a window of its time; nil outside a cluster
 
 	// forge changes a part before it is handed in.
 	forge func(*agent, *api.CompleteRequest)
@@ -173,7 +202,7 @@ type agent struct {
 // newAgent starts an agent that stops with the test.
 func (s *site) newAgent(name string, change func(*agent), chunks ...sample) *agent {
 	s.t.Helper()
-	a := &agent{t: s.t, name: name, client: s.client(), chunks: chunks}
+	a := &agent{t: s.t, name: name, client: s.client(), chunks: chunks, clock: manifest.Clock{Error: 1000}}
 	if change != nil {
 		change(a)
 	}
@@ -208,8 +237,12 @@ func (a *agent) state() api.PollRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.polls++
+	var streams []string
+	if len(a.events) > 0 {
+		streams = []string{chunker.Kubernetes}
+	}
 	return api.PollRequest{
-		Time: manifest.NanosOf(time.Now()), Clock: manifest.Clock{Offset: 0, Error: 1000},
+		Time: manifest.NanosOf(time.Now()), Clock: a.clock, Streams: streams,
 		Versions: manifest.Versions{Agent: "test"}, Interfaces: []chunker.Interface{eth0},
 		Ring: api.Ring{Limit: 1 << 30, Chunks: len(a.chunks)},
 		Pins: slices.Clone(a.pins), Wait: manifest.Nanos(10 * time.Second),
@@ -296,52 +329,94 @@ func (a *agent) take(ctx context.Context, task api.Task) error {
 
 // upload brings what overlaps the window into the store.
 func (a *agent) upload(ctx context.Context, task api.Task) (*api.CompleteRequest, error) {
-	node := manifest.Node{
+	part := &api.CompleteRequest{Node: manifest.Node{
 		Name: a.name, Status: manifest.Completed, Versions: manifest.Versions{Agent: "test"},
-		Interfaces: []chunker.Interface{eth0}, Clock: manifest.Clock{Error: 1000},
+		Interfaces: []chunker.Interface{eth0}, Clock: a.clock,
+	}}
+	window := a.clock.Window(task.Window)
+	wants := func(stream string) bool { return len(task.Streams) == 0 || slices.Contains(task.Streams, stream) }
+	var chunks, events []sample
+	if wants(chunker.Packets) {
+		chunks = overlapping(a.chunks, window)
 	}
-	var objects []api.Object
-	var bodies [][]byte
-	var entries []manifest.Entry
-	for _, c := range a.chunks {
-		if c.entry.Last < task.Window.From || c.entry.First >= task.Window.To {
-			continue
-		}
-		objects = append(objects, api.Object{Hash: c.hash, SHA256: c.entry.SHA256, Size: c.entry.Size, Kind: manifest.KindChunk, Ext: chunker.PacketsExt})
-		bodies = append(bodies, c.b)
-		entries = append(entries, c.entry)
+	if wants(chunker.Kubernetes) {
+		events = overlapping(a.events, window)
 	}
-	progress := api.Progress{Node: a.name, State: stateUploading, Chunks: len(entries)}
-	if len(entries) > 0 {
-		node.Coverage = []manifest.Interval{task.Window}
-	}
-	for _, b := range bodies {
-		progress.Bytes += int64(len(b))
+	progress := api.Progress{Node: a.name, State: stateUploading, Chunks: len(chunks) + len(events)}
+	for _, c := range slices.Concat(chunks, events) {
+		progress.Bytes += int64(len(c.b))
 	}
 	a.step(ctx, "progress")
 	if err := a.client.Progress(ctx, task.Session, progress); err != nil {
 		return nil, err
 	}
-	keys, err := a.put(ctx, task.Session, objects, bodies)
+	if wants(chunker.Packets) {
+		stream, err := a.stream(ctx, task.Session, chunker.Packets, chunks)
+		if err != nil {
+			return nil, err
+		}
+		part.Node.Streams = []manifest.Stream{stream}
+		if len(chunks) > 0 {
+			part.Node.Coverage = []manifest.Interval{window}
+		}
+	}
+	if wants(chunker.Kubernetes) && a.cluster != nil {
+		part.Kubernetes = a.cluster(window)
+		if len(events) > 0 {
+			stream, err := a.stream(ctx, task.Session, chunker.Kubernetes, events)
+			if err != nil {
+				return nil, err
+			}
+			part.Kubernetes.Stream = &stream
+		}
+	}
+	return part, nil
+}
+
+// overlapping lists the samples with records in a window of the agent's time.
+func overlapping(list []sample, window manifest.Interval) (in []sample) {
+	for _, c := range list {
+		if c.entry.Last >= window.From && c.entry.First < window.To {
+			in = append(in, c)
+		}
+	}
+	return in
+}
+
+// stream brings chunks and their inventory into the store.
+func (a *agent) stream(ctx context.Context, session, stream string, chunks []sample) (s manifest.Stream, err error) {
+	var objects []api.Object
+	var bodies [][]byte
+	for _, c := range chunks {
+		objects = append(objects, api.Object{Hash: c.hash, SHA256: c.entry.SHA256, Size: c.entry.Size, Kind: manifest.KindChunk, Ext: chunker.Ext(stream)})
+		bodies = append(bodies, c.b)
+	}
+	keys, err := a.put(ctx, session, objects, bodies)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
-	for i := range entries {
-		entries[i].Key = keys[i]
+	var entries []manifest.Entry
+	for i, c := range chunks {
+		c.entry.Key = keys[i]
+		entries = append(entries, c.entry)
 	}
-	inventory := manifest.EncodeInventory(entries)
-	sum := sha256.Sum256(inventory)
-	keys, err = a.put(ctx, task.Session, []api.Object{{
-		Hash: chunker.HashOf(inventory), SHA256: hex.EncodeToString(sum[:]), Size: int64(len(inventory)),
+	return a.inventory(ctx, session, stream, entries)
+}
+
+// inventory brings an inventory into the store, and returns its stream.
+func (a *agent) inventory(ctx context.Context, session, stream string, entries []manifest.Entry) (s manifest.Stream, err error) {
+	b := manifest.EncodeInventory(entries)
+	sum := sha256.Sum256(b)
+	keys, err := a.put(ctx, session, []api.Object{{
+		Hash: chunker.HashOf(b), SHA256: hex.EncodeToString(sum[:]), Size: int64(len(b)),
 		Kind: manifest.KindInventory, Ext: manifest.InventoryExt,
-	}}, [][]byte{inventory})
+	}}, [][]byte{b})
 	if err != nil {
-		return nil, err
+		return s, err
 	}
-	stream := manifest.SumInventory(chunker.Packets, entries)
-	stream.Inventory, stream.InventorySize = keys[0], int64(len(inventory))
-	node.Streams = []manifest.Stream{stream}
-	return &api.CompleteRequest{Node: node}, nil
+	s = manifest.SumInventory(stream, entries)
+	s.Inventory, s.InventorySize = keys[0], int64(len(b))
+	return s, nil
 }
 
 // put places objects and uploads those that are missing.

@@ -288,6 +288,11 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && problem(err).Status >= 500 && !p.unsure {
 		p.unsure, p.last = true, h.now() // a slow store is not the node's fault, once
 	}
+	if err != nil {
+		if e := problem(err); e.Status < 500 {
+			p.refused = refuse(e.Status, e.Code, "the hub refused its part: %s", e.Message)
+		}
+	}
 	if err == nil && s.closing {
 		_, err = s.open(name, h.now()) // says why
 	}

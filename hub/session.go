@@ -73,6 +73,7 @@ type part struct {
 	last     time.Time    // when it last made progress
 	stuck    time.Time    // since when it has told of an error that no patience mends; zero when it has not
 	unsure   bool         // its answer could not be checked, for the store's sake
+	refused  *api.Error   // why its answer was not taken
 	placed   map[string]placed
 	checking bool // a complete answer is being checked: the node is not late
 	node     *manifest.Node
