@@ -182,7 +182,7 @@ func (c *Chunk) Record(r *Record) error {
 	case OpSet:
 		return c.observe(r, at, true)
 	case OpGone:
-		if err := c.observe(r, at, true); err != nil {
+		if err := c.observe(r, at, true); err != nil || r.Meta() == nil {
 			return err
 		}
 		c.gone(r, at)

@@ -236,6 +236,7 @@ func FuzzChunk(f *testing.F) {
 		seed = append(append(seed, line...), '\n')
 	}
 	f.Add(seed)
+	f.Add([]byte("{\"ts\":\"1\",\"op\":\"keyframe\",\"keyframe\":{\"version\":1}}\n{\"ts\":\"1\",\"op\":\"gone\"}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		builder := NewBuilder(nil, 0, 1<<62)
 		for range 2 {
