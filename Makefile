@@ -1,5 +1,6 @@
 # make demo   builds pcapsule and runs the main job on real traffic, in network namespaces of its own
 # make test   every test, race detector on, and the linter; installs what it needs (scripts/deps.sh)
+# make image  the container image as a tar, without Docker: bin/pcapsule.tar
 # make e2e    a real cluster in network namespaces, pcapsule in it, and what may go wrong there; needs root
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -8,12 +9,18 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test e2e lint cross bench fuzz clean
+.PHONY: all build image demo test e2e lint cross bench fuzz clean
 
 all: build
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/pcapsule ./cmd/pcapsule
+
+# For `docker load`, and `ctr -n k8s.io images import` on a node. The Dockerfile makes the same.
+IMAGE ?= pcapsule:dev
+image:
+	GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/image/pcapsule ./cmd/pcapsule
+	$(GO) run ./scripts/image -binary bin/image/pcapsule -o bin/pcapsule.tar -tag $(IMAGE) -version '$(VERSION)'
 
 demo: build
 	scripts/deps.sh demo
