@@ -40,6 +40,7 @@ type Client struct {
 	hub       http.RoundTripper // to the hub
 	elsewhere http.RoundTripper // to where grants lead
 	private   bool              // CAs were given
+	name      string            // for people
 }
 
 // NewClient is a client of the hub at base, an http or https URL; an empty one
@@ -62,6 +63,9 @@ func NewClient(base string, opts ...Option) (*Client, error) {
 
 // Base is the hub's URL, without a slash at its end.
 func (c *Client) Base() string { return c.base.String() }
+
+// Name is what people call the hub: its URL, unless WithName says otherwise.
+func (c *Client) Name() string { return c.name }
 
 // ObjectsBase is the URL under which the hub serves the objects of its store,
 // read-only: what store.NewHTTP takes, with HTTP.
@@ -149,7 +153,7 @@ func (c *Client) Grants(ctx context.Context, session, node string, req GrantRequ
 		return nil, err
 	}
 	if len(a.Placements) != len(req.Objects) {
-		return nil, fmt.Errorf("hub at %s placed %d of %d objects", c.Base(), len(a.Placements), len(req.Objects))
+		return nil, fmt.Errorf("hub at %s placed %d of %d objects", c.name, len(a.Placements), len(req.Objects))
 	}
 	return a, nil
 }
@@ -208,10 +212,10 @@ func do[T any](ctx context.Context, c *Client, cl call) (*T, error) {
 			}
 			unsure = unsure || answer.Status >= 500
 			return answer.Status == http.StatusServiceUnavailable, err
-		case dialFailed(err):
-			return true, err
 		case c.distrust(err) != "":
 			return false, err
+		case dialFailed(err):
+			return true, err
 		default:
 			unsure = true
 			return !cl.once && errors.Is(err, ErrUnreachable), err
@@ -277,7 +281,7 @@ func attempt[T any](ctx context.Context, c *Client, cl call, body []byte) (*T, e
 	case err != nil:
 		return nil, c.unreachable(ctx, err)
 	case len(b) > maxAnswer:
-		return nil, fmt.Errorf("hub at %s answers with more than %d MiB", c.Base(), maxAnswer>>20)
+		return nil, fmt.Errorf("hub at %s answers with more than %d MiB", c.name, maxAnswer>>20)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return nil, fmt.Errorf("%s does not answer like a pcapsule hub (%w): check --hub or PCAPSULE_HUB", c.Base(), err)
@@ -345,18 +349,18 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &token):
 		return token.err
+	case c.distrust(err) != "":
+		return &hubError{fmt.Sprintf("the hub at %s is not trusted: %s", c.name, c.distrust(err)), err}
 	case errors.As(err, &dial):
 		return &hubError{dial.Error(), err}
-	case c.distrust(err) != "":
-		return &hubError{fmt.Sprintf("the hub at %s is not trusted: %s", c.Base(), c.distrust(err)), err}
 	case errors.As(err, &dns):
 		return &hubError{fmt.Sprintf("the hub's host %s cannot be found: check the name %s", c.base.Hostname(), choose), err}
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return &hubError{fmt.Sprintf("the hub at %s does not answer in time: try again, or see its log %s", c.Base(), choose), err}
+		return &hubError{fmt.Sprintf("the hub at %s does not answer in time: try again, or see its log %s", c.name, choose), err}
 	case dialFailed(err):
 		return &hubError{fmt.Sprintf("nothing listens at %s: is `pcapsule up` running? %s", c.Base(), choose), err}
 	default:
-		return &hubError{fmt.Sprintf("the connection to the hub at %s broke: %v", c.Base(), err), err}
+		return &hubError{fmt.Sprintf("the connection to the hub at %s broke: %v", c.name, err), err}
 	}
 }
 

@@ -124,9 +124,9 @@ func (s *Stream) ended(err error) error {
 	case errors.Is(err, io.EOF) && s.resp.Trailer.Get(TrailerComplete) == "true":
 		return io.EOF
 	case errors.Is(err, io.EOF):
-		return fmt.Errorf("the stream from %s ended without a word whether it is whole: a proxy in between may drop trailers; talk to the hub directly, or read the store with --store", s.c.Base())
+		return fmt.Errorf("the stream from %s ended without a word whether it is whole: a proxy in between may drop trailers; talk to the hub directly, or read the store with --store", s.c.name)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("the hub at %s ended the stream early: try again, or see its log", s.c.Base())
+		return fmt.Errorf("the hub at %s ended the stream early: try again, or see its log", s.c.name)
 	default:
 		return s.c.unreachable(s.ctx, err)
 	}

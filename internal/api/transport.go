@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,6 +27,7 @@ type options struct {
 	token   TokenSource
 	dial    Dialer
 	claimed string
+	name    string
 	log     *slog.Logger
 }
 
@@ -83,6 +85,11 @@ func WithClaimedUser(name string) Option {
 	return func(o *options) error { o.claimed = name; return nil }
 }
 
+// WithName is how people call the hub, where its URL tells them nothing.
+func WithName(name string) Option {
+	return func(o *options) error { o.name = name; return nil }
+}
+
 // WithLogger tells logger what goes wrong with files that change. It comes
 // before the options of these files.
 func WithLogger(logger *slog.Logger) Option {
@@ -115,6 +122,7 @@ func (c *Client) connect(opts []Option) error {
 	}
 	c.http = &http.Client{Transport: &identified{c, o.token, o.claimed}}
 	c.private = o.ca != "" || o.caPEM != nil
+	c.name = cmp.Or(o.name, c.Base())
 	return nil
 }
 
@@ -130,14 +138,7 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 	t.DisableCompression = true // chunks are compressed already
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if hub && o.dial != nil {
-		t.Proxy = nil
-		t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := o.dial(ctx, network, addr)
-			if err != nil {
-				return nil, &dialError{err}
-			}
-			return conn, nil
-		}
+		o.reroute(t)
 	}
 	trusting := func(pem []byte, from string) (*http.Transport, error) {
 		pool := x509.NewCertPool()
@@ -151,6 +152,9 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 		}
 		own := t.Clone()
 		own.TLSClientConfig.RootCAs = pool
+		if hub && o.dial != nil {
+			o.reroute(own)
+		}
 		return own, nil
 	}
 	switch {
@@ -172,6 +176,39 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 		return nil, fmt.Errorf("CA file: %w", err)
 	}
 	return &renewed{v}, nil
+}
+
+// reroute makes a transport connect by the Dialer. Until TLS is established
+// nothing was sent: what fails before is a dialError.
+func (o *options) reroute(t *http.Transport) {
+	t.Proxy = nil
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := o.dial(ctx, network, addr)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return conn, nil
+	}
+	config := t.TLSClientConfig
+	t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := t.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		own := config.Clone()
+		if own.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+			conn.Close()
+			return nil, &dialError{err}
+		}
+		secure := tls.Client(conn, own)
+		ctx, cancel := context.WithTimeout(ctx, t.TLSHandshakeTimeout)
+		defer cancel()
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, &dialError{err}
+		}
+		return secure, nil
+	}
 }
 
 // renewed is a transport whose CA file may change.
