@@ -44,6 +44,7 @@ const minRing = 32 << 20
 // Config of an agent. Only HubURL, Node and Dir have to be set.
 type Config struct {
 	HubURL     string           // as api.NewClient takes it
+	HubOptions []api.Option     // likewise
 	Node       string           // this node's name; see manifest.CheckNode
 	Dir        string           // of the ring, which belongs to this agent alone
 	RingSize   int64            // bytes of disk, at most; DefaultRingSize when 0
@@ -124,7 +125,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	if err != nil {
 		return err
 	}
-	client, err := api.NewClient(cfg.HubURL)
+	client, err := api.NewClient(cfg.HubURL, cfg.HubOptions...)
 	if err != nil {
 		return err
 	}

@@ -30,8 +30,8 @@ and the snapshot says what.
 			&cli.StringFlag{Name: "to", Usage: "the window ends before `TIME` (default: now)"},
 			&cli.StringSliceFlag{Name: "node", Usage: "only this `NODE`; may be repeated (default: all)"},
 			&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until it is done; print its id"},
-			hubFlag(), outputFlag(),
-		}),
+			outputFlag(),
+		}, connectFlags()),
 		Action: create,
 	}
 }

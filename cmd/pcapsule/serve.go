@@ -25,7 +25,7 @@ const defaultListen = "127.0.0.1:8898"
 
 func hubFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "listen", EnvVars: []string{"PCAPSULE_LISTEN"}, Value: defaultListen, Usage: "serve the API at `ADDRESS`; it asks nobody who they are, so keep it on loopback"},
+		&cli.StringFlag{Name: "listen", EnvVars: []string{"PCAPSULE_LISTEN"}, Value: defaultListen, Usage: "serve the API at `ADDRESS`; unless --auth says otherwise it asks nobody who they are, so keep it on loopback"},
 		&cli.StringFlag{Name: "store", EnvVars: []string{"PCAPSULE_STORE"}, Usage: "keep snapshots at `LOCATION`: a folder or s3://bucket/prefix (default: the folder store under --data-dir)"},
 		&cli.StringFlag{Name: "key", EnvVars: []string{"PCAPSULE_KEY"}, Usage: "sign with the private key in `FILE` (default: hub.key under --data-dir, made on first start)"},
 	}
@@ -66,6 +66,8 @@ type served struct {
 	listener net.Listener
 	store    store.Store
 	key      *manifest.Signer
+	tls      bool
+	asks     bool   // who its clients are
 	newKey   string // the file of a key that was made just now
 }
 
@@ -75,8 +77,14 @@ func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data folder: %w (choose another with --data-dir)", err)
 	}
+	cfg := hub.Config{
+		Version: versionString(), Logger: logger, Hosts: append(hostNames(c.String("listen")), c.StringSlice("host")...),
+	}
+	err := secure(c, logger, &cfg)
+	if err != nil {
+		return nil, err
+	}
 	s := &served{}
-	var err error
 	if s.listener, err = listen(c.String("listen")); err != nil {
 		return nil, err
 	}
@@ -103,9 +111,9 @@ func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
 	if created {
 		s.newKey = keyFile
 	}
-	s.hub, err = hub.New(hub.Config{
-		Store: s.store, Signer: s.key, Version: versionString(), Logger: logger, Hosts: hostNames(c.String("listen")),
-	})
+	cfg.Store, cfg.Signer = s.store, s.key
+	s.tls, s.asks = cfg.Certificate != nil, cfg.Authorise != nil
+	s.hub, err = hub.New(cfg)
 	opened = err == nil
 	return s, err
 }
@@ -153,11 +161,14 @@ func (s *served) run(ctx context.Context) error { return s.hub.Serve(ctx, s.list
 
 // url is where the hub answers, for agents and people on this machine.
 func (s *served) url() string {
-	addr := s.addr()
-	if addr.Addr().IsUnspecified() {
-		return fmt.Sprintf("http://127.0.0.1:%d", addr.Port())
+	scheme, addr := "http", s.addr()
+	if s.tls {
+		scheme = "https"
 	}
-	return "http://" + addr.String()
+	if addr.Addr().IsUnspecified() {
+		return fmt.Sprintf("%s://127.0.0.1:%d", scheme, addr.Port())
+	}
+	return scheme + "://" + addr.String()
 }
 
 func (s *served) addr() netip.AddrPort {
@@ -174,8 +185,12 @@ func (s *served) announce(c *cli.Context) {
 		made = "  (new: " + s.newKey + ")"
 	}
 	fmt.Fprintf(w, "signs    %s%s\n         %s\n", s.key.Public().Fingerprint(), made, s.key.Public().SignersLine())
-	if a := s.addr().Addr(); !a.IsLoopback() {
+	switch a := s.addr().Addr(); {
+	case a.IsLoopback():
+	case !s.asks:
 		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: %s is reachable from other machines, and the hub asks nobody who they are: everybody there can read the traffic\n", a)
+	case !s.tls:
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: %s is reachable from other machines, and tokens and traffic go there in the clear: give --tls-cert and --tls-key, unless something in front of the hub serves TLS\n", a)
 	}
 }
 
@@ -183,13 +198,16 @@ func hubCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "hub",
 		Usage:     "serve snapshots, and make them with the agents that report",
-		UsageText: "pcapsule hub [--store LOCATION] [--listen ADDRESS]",
+		UsageText: "pcapsule hub [--store LOCATION] [--listen ADDRESS] [--tls-cert FILE --tls-key FILE] [--auth kubernetes]",
 		Description: `Keeps nothing but its key: all it knows is in the store. S3 is configured as usual
 (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
 
    pcapsule hub --store s3://forensics/pcapsule
-   pcapsule hub --data-dir /srv/pcapsule --listen 127.0.0.1:9000`,
-		Flags: flags(hubFlags(), daemonFlags()),
+   pcapsule hub --data-dir /srv/pcapsule --listen 127.0.0.1:9000
+
+In a Kubernetes cluster (the Helm chart does this), it serves TLS, and asks the
+API server whose tokens its clients come with; who did what is logged as JSON.`,
+		Flags: flags(hubFlags(), secureFlags(), daemonFlags()),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("hub takes no argument, not %q", c.Args().First())

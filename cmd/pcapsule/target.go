@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,13 +21,43 @@ const defaultHub = "http://127.0.0.1:8898"
 
 // targetFlags say where snapshots are: at a hub, or in a store without one.
 func targetFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Value: defaultHub, Usage: "`URL` of the hub"},
+	return flags(connectFlags(), []cli.Flag{
 		&cli.StringFlag{Name: "store", Usage: "no hub: read `LOCATION` itself: a folder, a .tar or s3://bucket/prefix"},
+	})
+}
+
+// connectFlags say where the hub is, and how to be let in.
+func connectFlags() []cli.Flag {
+	return flags([]cli.Flag{
+		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Usage: "`URL` of the hub (default: " + defaultHub + " if one listens there, else the hub of your Kubernetes cluster)"},
+	}, identityFlags(), clusterFlags())
+}
+
+// agentHubFlags are connectFlags for an agent, which finds no hub by itself.
+func agentHubFlags() []cli.Flag {
+	return flags([]cli.Flag{
+		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Value: defaultHub, Usage: "`URL` of the hub"},
+	}, identityFlags())
+}
+
+func identityFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "hub-ca", EnvVars: []string{"PCAPSULE_HUB_CA"}, Usage: "trust the certificates in `FILE` (PEM) to vouch for the hub, and for its store too"},
+		&cli.StringFlag{Name: "hub-token-file", EnvVars: []string{"PCAPSULE_HUB_TOKEN_FILE"}, Usage: "prove who you are with the token in `FILE`"},
 	}
 }
 
-func hubFlag() cli.Flag { return targetFlags()[0] }
+// identityOptions are what identityFlags say.
+func identityOptions(c *cli.Context, logger *slog.Logger) []api.Option {
+	opts := []api.Option{api.WithLogger(logger)}
+	if ca := c.String("hub-ca"); ca != "" {
+		opts = append(opts, api.WithCA(ca))
+	}
+	if file := c.String("hub-token-file"); file != "" {
+		opts = append(opts, api.WithTokenFile(file))
+	}
+	return opts
+}
 
 func keyFlag() cli.Flag {
 	return &cli.StringFlag{Name: "key", EnvVars: []string{"PCAPSULE_KEY"}, Usage: "sign with the private key in `FILE` (default: made on first use under your config folder)"}
@@ -42,12 +73,27 @@ func flags(own []cli.Flag, more ...[]cli.Flag) []cli.Flag {
 // hasStore tells that the command works on a store, not through a hub.
 func hasStore(c *cli.Context) bool { return c.String("store") != "" }
 
+// openHub is a client of the hub that the user means: the one that is named, or
+// one on this machine, or that of the user's cluster.
 func openHub(c *cli.Context) (*api.Client, error) {
-	client, err := api.NewClient(c.String("hub"))
-	if err != nil {
+	url := c.String("hub")
+	named := url != "" && url != os.Getenv("PCAPSULE_HUB")
+	switch {
+	case namesCluster(c) && named:
+		return nil, usagef("either --hub, or --kubeconfig, --kube-context and --hub-namespace: the hub is at the one or in the other")
+	case namesCluster(c), url == "" && !listens(c.Context, strings.TrimPrefix(defaultHub, "http://")) && hasKubeconfig():
+		return openCluster(c)
+	}
+	return newClient(url, identityOptions(c, nil))
+}
+
+// newClient is api.NewClient, which tells a URL that makes no sense from files
+// that are not there.
+func newClient(url string, opts []api.Option) (*api.Client, error) {
+	if _, err := api.NewClient(url); err != nil {
 		return nil, usagef("--hub: %v", err)
 	}
-	return client, nil
+	return api.NewClient(url, opts...)
 }
 
 func openArchive(ctx context.Context, location string) (*archive.Archive, error) {
@@ -78,7 +124,7 @@ func usageOfLocation(location string, err error) error {
 
 // hubArchive is the archive of a hub, read through it.
 func hubArchive(client *api.Client) *archive.Archive {
-	return archive.New(store.NewHTTP(client.ObjectsBase(), nil))
+	return archive.New(store.NewHTTP(client.ObjectsBase(), client.HTTP()))
 }
 
 // argument is the command's only argument.
@@ -135,7 +181,7 @@ func trustHub(c *cli.Context, client *api.Client) error {
 	}
 	its, err := manifest.ParseTrust([]byte(hub.PublicKey))
 	if err != nil || len(its.Keys()) != 1 {
-		return fmt.Errorf("the hub at %s tells no public key", c.String("hub"))
+		return fmt.Errorf("the hub at %s tells no public key", client.Name())
 	}
 	key := its.Keys()[0]
 	trust, err := manifest.ParseTrust(known)
@@ -145,7 +191,7 @@ func trustHub(c *cli.Context, client *api.Client) error {
 	if trust.Trusts(key, hub.Time) {
 		return nil
 	}
-	comment := "hub " + c.String("hub")
+	comment := "hub " + client.Name()
 	for line := range strings.Lines(string(known)) {
 		if strings.HasSuffix(strings.TrimSpace(line), comment) {
 			fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: this hub signs with another key than before (now %s); if that is right, remove its line from %s\n",

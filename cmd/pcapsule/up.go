@@ -123,15 +123,16 @@ func agentCommand() *cli.Command {
 that is away is waited for, and recording goes on.
 
    sudo pcapsule agent --hub http://127.0.0.1:8898 --node web-1`,
-		Flags: flags(agentFlags(), agentKubernetesFlags(), []cli.Flag{hubFlag()}, daemonFlags()),
+		Flags: flags(agentFlags(), agentKubernetesFlags(), agentHubFlags(), daemonFlags()),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("agent takes no argument, not %q", c.Args().First())
 			}
-			if _, err := openHub(c); err != nil {
-				return err
-			}
 			cfg, err := agentConfig(c, c.String("hub"))
+			if err == nil {
+				cfg.HubOptions = identityOptions(c, cfg.Logger)
+				_, err = newClient(cfg.HubURL, cfg.HubOptions)
+			}
 			if err == nil {
 				err = agentKubernetes(c, &cfg)
 			}

@@ -44,6 +44,14 @@ type Cluster struct {
 	Namespace string // of the context, or of the pod
 }
 
+// String names the cluster for people.
+func (c *Cluster) String() string {
+	if c.Context == "" {
+		return "the cluster of this pod"
+	}
+	return fmt.Sprintf("the cluster of context %s", c.Context)
+}
+
 // Find finds the cluster that is meant. It does not connect.
 func Find(at Location) (*Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
