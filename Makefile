@@ -9,7 +9,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build image demo test e2e lint cross bench fuzz clean
+.PHONY: all build image demo test e2e lint cross bench fuzz clean generate
 
 all: build
 
@@ -50,6 +50,11 @@ cross:
 bench: build
 	scripts/deps.sh bench
 	$(GO) run ./bench
+
+# The eBPF objects, from their C sources.
+generate:
+	scripts/deps.sh generate
+	$(GO) generate ./agent/...
 
 # Every fuzzer for a while, one after the other.
 FUZZTIME ?= 30s

@@ -7,6 +7,7 @@ declare -A package=(
   [tshark]=tshark [capinfos]=tshark [mergecap]=tshark [dumpcap]=wireshark-common
   [tcpdump]=tcpdump [lz4]=lz4 [b3sum]=b3sum [zstd]=zstd [jq]=jq [rclone]=rclone
   [ssh-keygen]=openssh-client [gcc]=gcc [netsniff-ng]=netsniff-ng
+  [clang-14]=clang-14 [llvm-strip-14]=llvm-14
   [etcd]=etcd-server [containerd]=containerd [runc]=runc [iptables]=iptables [conntrack]=conntrack
   [nsenter]=util-linux [sysctl]=procps [tc]=iproute2 [/usr/lib/cni/bridge]=containernetworking-plugins
 )
@@ -14,8 +15,9 @@ case "${1:-}" in
   demo)  need=(ip) ;;
   test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc etcd) ;;
   e2e)   need=(ip tc unshare nsenter sysctl iptables conntrack etcd containerd runc /usr/lib/cni/bridge tshark ssh-keygen) ;;
+  generate) need=(clang-14 llvm-strip-14) ;;
   bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4 b3sum) ;;
-  *) echo "usage: scripts/deps.sh demo|test|e2e|bench" >&2; exit 2 ;;
+  *) echo "usage: scripts/deps.sh demo|test|e2e|generate|bench" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin
