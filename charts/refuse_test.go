@@ -5,6 +5,14 @@ import (
 	"testing"
 )
 
+func TestOldCluster(t *testing.T) {
+	const want = "pcapsule needs Kubernetes 1.25 or newer, and this is v1.24.9"
+	if _, err := template(t, nil, "--kube-version", "1.24.9"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	render(t, nil, "--kube-version", "1.25.0")
+}
+
 // Wrong values are refused before anything is installed, with a message that
 // names the value.
 func TestRefused(t *testing.T) {

@@ -3,6 +3,12 @@ What the schema cannot say: values that contradict each other. Each message says
 do about it.
 */}}
 {{- define "pcapsule.validate" -}}
+{{- /* Not kubeVersion in Chart.yaml, which refuses clusters that somebody built without a version. */ -}}
+{{- with .Capabilities.KubeVersion -}}
+{{- if and (eq .Major "1") (lt (regexFind "^[0-9]+" .Minor | int) 25) -}}
+{{- fail (printf "pcapsule needs Kubernetes 1.25 or newer, and this is %s (for `helm template` say --kube-version)" .Version) -}}
+{{- end -}}
+{{- end -}}
 {{- with .Values.tap -}}
 {{- if .bpfOverride -}}
 {{- fail "tap.bpfOverride is not supported yet: the filter language comes with a later version. Choose pods with tap.regex, tap.namespaces and tap.excludedNamespaces, and leave tap.bpfOverride empty" -}}
