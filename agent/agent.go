@@ -62,6 +62,8 @@ type Config struct {
 	Version string       // of this program
 	Logger  *slog.Logger // none when nil
 
+	cluster func(*ring.Ring) clusterSource // in place of agent/kubernetes, in tests
+
 	// OnReady is told once when capture runs, before the hub is dialled.
 	OnReady func(Ready)
 }
@@ -146,8 +148,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
-	recorder, err := a.clusterRecorder()
-	if err != nil {
+	if err := a.joinCluster(); err != nil {
 		return errors.Join(err, a.source.Close(), r.Close())
 	}
 	r.Begin(chunker.Packets, now().UnixNano())
@@ -164,27 +165,32 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 		return nil
 	})
 	g.Go(func() error { a.serve(ctx); return nil })
-	if recorder != nil {
-		g.Go(func() error { recorder.Run(ctx); return nil })
+	if a.cluster != nil {
+		g.Go(func() error { a.cluster.Run(ctx); return nil })
 	}
 	err = g.Wait()
 	return errors.Join(err, r.Close())
 }
 
-// clusterRecorder is what records the stream kubernetes, when it is this node's
-// turn; nil when this node is of no cluster.
-func (a *agent) clusterRecorder() (*kubernetes.Recorder, error) {
+// joinCluster makes the agent one that records the stream kubernetes when it is
+// this node's turn, if this node is of a cluster.
+func (a *agent) joinCluster() error {
+	if a.cfg.cluster != nil {
+		a.cluster = a.cfg.cluster(a.ring)
+		return nil
+	}
 	if a.cfg.Kubernetes == nil {
-		return nil, nil
+		return nil
 	}
 	r, err := kubernetes.New(kubernetes.Config{
 		API: a.cfg.Kubernetes, Node: a.cfg.Node, Lease: a.cfg.Lease,
 		Ring: a.ring, Clock: a.clock.at, Now: a.now, Logger: a.log,
 	})
-	if err == nil {
-		a.cluster = r
+	if err != nil {
+		return err
 	}
-	return r, err
+	a.cluster = r
+	return nil
 }
 
 // withDefaults fills in what is not set, and checks the rest.

@@ -34,7 +34,7 @@ type testHub struct {
 	unpin    map[string]bool
 	polls    []api.PollRequest
 	progress []api.Progress
-	parts    map[string]manifest.Node
+	parts    map[string]api.CompleteRequest
 	puts     []string                                                   // keys of the uploads that were tried
 	down     bool                                                       // answers nothing
 	refuse   func(session, verb string) *api.Error                      // of a session's calls
@@ -48,7 +48,7 @@ func newTestHub(t *testing.T) *testHub {
 	t.Helper()
 	h := &testHub{
 		t: t, wake: make(chan struct{}), tasks: map[string]api.Task{}, unpin: map[string]bool{},
-		parts: map[string]manifest.Node{}, tries: map[string]int{}, done: make(chan string, 100),
+		parts: map[string]api.CompleteRequest{}, tries: map[string]int{}, done: make(chan string, 100),
 	}
 	var err error
 	h.store, err = store.NewFolder(t.TempDir(), store.FolderOptions{Create: true, GrantKey: bytes.Repeat([]byte{7}, 32)})
@@ -88,15 +88,20 @@ func (h *testHub) onCall(f func(session, verb string) *api.Error) {
 }
 
 // ask starts a session, and await waits for its part.
-func (h *testHub) ask(id string, from, to time.Time) {
+func (h *testHub) ask(id string, from, to time.Time, streams ...string) {
 	h.change(func() {
 		h.tasks[id] = api.Task{
-			Session: id, Window: manifest.Interval{From: manifest.NanosOf(from), To: manifest.NanosOf(to)}, Deadline: h.now().Add(time.Minute),
+			Session: id, Streams: streams, Window: manifest.Interval{From: manifest.NanosOf(from), To: manifest.NanosOf(to)}, Deadline: h.now().Add(time.Minute),
 		}
 	})
 }
 
 func (h *testHub) await(id string) manifest.Node {
+	h.t.Helper()
+	return h.awaitPart(id).Node
+}
+
+func (h *testHub) awaitPart(id string) api.CompleteRequest {
 	h.t.Helper()
 	timeout := time.After(30 * time.Second)
 	for {
@@ -208,8 +213,15 @@ func (h *testHub) session(w http.ResponseWriter, r *http.Request) {
 			h.t.Errorf("complete: %v", err)
 		}
 		h.check(r.Context(), req.Node)
+		if k := req.Kubernetes; k != nil {
+			trial := manifest.Node{Name: node, Status: manifest.Completed, Coverage: k.Coverage, Gaps: k.Gaps}
+			if k.Stream != nil {
+				trial.Streams = []manifest.Stream{*k.Stream}
+			}
+			h.check(r.Context(), trial)
+		}
 		h.mu.Lock()
-		h.parts[id] = req.Node
+		h.parts[id] = req
 		delete(h.tasks, id)
 		h.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)

@@ -42,6 +42,9 @@ func (a *agent) attempt(ctx context.Context, s *session, report *reporter) error
 // clusterSource records the stream kubernetes while it is this node's turn:
 // agent/kubernetes, but in tests.
 type clusterSource interface {
+	// Run records until the context ends.
+	Run(ctx context.Context)
+
 	// Cut ends the open chunk, so that all that was recorded until now is on its
 	// way into the ring, and tells the ring's ledger as much. When it is another
 	// node's turn there is nothing to do.

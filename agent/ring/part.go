@@ -21,6 +21,7 @@ type part struct {
 	size   int64 // written
 	held   int64 // of Ring.used, on this part's account; never less than onDisk(size)
 	err    error // sticks
+	isShut bool  // it is open no more; by Ring.mu
 }
 
 // Create opens a part, and sets aside the room of a whole chunk for it, so that
@@ -47,6 +48,7 @@ func (r *Ring) create(stream string, size, limit int64) (*part, error) {
 		return nil, err
 	}
 	r.mu.Lock()
+	r.open[stream]++
 	r.nextID++
 	path := filepath.Join(r.dir, openDir, partName(stream, r.nextID))
 	r.mu.Unlock()
@@ -127,7 +129,18 @@ func (p *part) Abort() error {
 	}
 	p.r.release(p.held)
 	p.held = 0
+	p.r.mu.Lock()
+	p.shut()
+	p.r.mu.Unlock()
 	return err
+}
+
+// shut takes the part off the open ones; r.mu is held.
+func (p *part) shut() {
+	if !p.isShut {
+		p.isShut = true
+		p.r.open[p.stream]--
+	}
 }
 
 // seal makes a finished part a sealed chunk.
@@ -151,6 +164,7 @@ func (p *part) seal(m chunker.Meta, name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.used -= p.held - disk
+	p.shut()
 	r.insert(&chunk{Chunk: Chunk{m}, name: name, disk: disk})
 	return nil
 }

@@ -97,9 +97,10 @@ type Ring struct {
 	mu       sync.Mutex
 	sealed   []*chunk // in order of Last, First, Hash
 	byName   map[string]*chunk
-	sealing  int        // parts on their way through the sealer
-	progress *sync.Cond // on mu: a part has come through
-	used     int64      // bytes of sealed chunks and open parts, set aside included
+	sealing  int            // parts on their way through the sealer
+	progress *sync.Cond     // on mu: a part has come through
+	open     map[string]int // parts that are open, by stream
+	used     int64          // bytes of sealed chunks and open parts, set aside included
 	state    state
 	nextID   int  // of the next open part
 	dirty    bool // state differs from what was last encoded
@@ -145,7 +146,7 @@ func Open(dir string, opt Options) (*Ring, error) {
 		return nil, fmt.Errorf("open ring %s: %w", dir, err)
 	}
 	r := &Ring{
-		dir: dir, opt: opt, lock: lock, byName: map[string]*chunk{},
+		dir: dir, opt: opt, lock: lock, byName: map[string]*chunk{}, open: map[string]int{},
 		jobs: make(chan job, 8), wake: make(chan struct{}, 1),
 		closed: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -203,8 +204,7 @@ func (r *Ring) overlapping(from, to int64) []Chunk {
 }
 
 // Streams lists the streams of which the ring holds something, or is about to:
-// those of its chunks, and those whose capture has begun and was not evicted
-// since.
+// those of its chunks, and of its open parts.
 func (r *Ring) Streams() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -217,9 +217,9 @@ func (r *Ring) Streams() []string {
 	for _, c := range r.sealed {
 		add(c.Stream)
 	}
-	for _, run := range r.state.Runs {
-		if run.To > r.state.Evicted[run.Stream] {
-			add(run.Stream)
+	for stream, n := range r.open {
+		if n > 0 {
+			add(stream)
 		}
 	}
 	slices.Sort(out)

@@ -351,6 +351,76 @@ func TestPins(t *testing.T) {
 	}
 }
 
+// TestPinsOfOneStream: a pin of one stream holds no chunk of another.
+func TestPinsOfOneStream(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Unix(0, start).Add(time.Hour)
+	opt := testOptions()
+	opt.Now = func() time.Time { return now }
+	r := open(t, dir, opt)
+	if got := r.Streams(); len(got) > 0 {
+		t.Errorf("an empty ring holds %v", got)
+	}
+	r.Begin(chunker.Kubernetes, start)
+	c := chunker.NewCutter(chunker.CutterConfig{Stream: chunker.Kubernetes, TargetSize: 1 << 20, MaxAge: time.Hour}, r)
+	if err := c.Event(start+5, fmt.Appendf(nil, `{"ts":"%d"}`, start+5)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second brings out what the first saw
+		if err := c.Tick(start + 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff([]string{chunker.Kubernetes}, r.Streams()); d != "" {
+		t.Errorf("streams, as one begins (-want +got):\n%s", d)
+	}
+	if err := c.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.Flushed(chunker.Kubernetes, start+10)
+	first := mustPut(t, r, start, 40_000)
+	if d := cmp.Diff([]string{chunker.Kubernetes, chunker.Packets}, r.Streams()); d != "" {
+		t.Errorf("streams (-want +got):\n%s", d)
+	}
+	p, err := r.Pin("s", start, first.Last+1, now.Add(time.Hour), chunker.Kubernetes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Chunks) != 1 || p.Chunks[0].Stream != chunker.Kubernetes {
+		t.Errorf("pinned: %v", p.Chunks)
+	}
+	if u := r.Usage(); u.Pinned != 4096 {
+		t.Errorf("%d bytes are pinned", u.Pinned)
+	}
+	for i := range int64(60) {
+		mustPut(t, r, start+int64(time.Minute)+i*1_000_000, 40_000)
+	}
+	left := r.Overlapping(start, first.Last+1)
+	if len(left) != 1 || left[0].Stream != chunker.Kubernetes {
+		t.Errorf("left of the window: %v", left)
+	}
+	// Over a restart, too.
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = open(t, dir, opt)
+	if p, err = r.Pin("s", 0, 1, now.Add(time.Hour)); err != nil || len(p.Chunks) != 1 {
+		t.Errorf("pinned, after opening again: %v, error %v", p.Chunks, err)
+	}
+	if err := r.Unpin("s"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(60) {
+		mustPut(t, r, start+2*int64(time.Minute)+i*1_000_000, 40_000)
+	}
+	if d := cmp.Diff([]string{chunker.Packets}, r.Streams()); d != "" {
+		t.Errorf("streams, when all of one was evicted (-want +got):\n%s", d)
+	}
+}
+
 func TestAllPinned(t *testing.T) {
 	r := open(t, t.TempDir(), testOptions())
 	now := testOptions().Now()
