@@ -24,17 +24,27 @@ func (c *Cluster) addons(ctx context.Context) error {
 		return err
 	}
 	// The roles that every API server starts with may come a moment after it is ready.
-	if err := poll(ctx, time.Minute, func() error { return c.storageClass(ctx, client) }); err != nil {
+	if err := Poll(ctx, time.Minute, func() error { return c.storageClass(ctx, client) }); err != nil {
 		return err
 	}
-	return c.apply(ctx, strings.NewReplacer(
+	return c.Apply(ctx, strings.NewReplacer(
 		"$IMAGE", dnsImage, "$SERVICE", dnsService, "$OUTSIDE", outsideAddr+" "+outsideHost,
 	).Replace(corednsManifest))
 }
 
-// apply applies a manifest as a person would.
-func (c *Cluster) apply(ctx context.Context, manifest string) error {
-	cmd := exec.CommandContext(ctx, c.path("bin", "kubectl"), "--kubeconfig", c.Kubeconfig(), "apply", "-f", "-")
+// Apply applies a manifest as a person would.
+func (c *Cluster) Apply(ctx context.Context, manifest string) error {
+	return c.apply(ctx, manifest)
+}
+
+// DryRun asks the API server whether it would take a manifest.
+func (c *Cluster) DryRun(ctx context.Context, manifest string) error {
+	return c.apply(ctx, manifest, "--dry-run=server")
+}
+
+func (c *Cluster) apply(ctx context.Context, manifest string, flags ...string) error {
+	args := append([]string{"--kubeconfig", c.Kubeconfig(), "apply", "-f", "-"}, flags...)
+	cmd := exec.CommandContext(ctx, c.path("bin", "kubectl"), args...)
 	cmd.Stdin = strings.NewReader(manifest)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("kubectl apply: %w\n%s", err, out)
@@ -48,7 +58,7 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, 3*time.Minute, func() error {
+	return Poll(ctx, 3*time.Minute, func() error {
 		for _, name := range c.Nodes {
 			node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {

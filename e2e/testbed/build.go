@@ -38,7 +38,7 @@ func (c *Cluster) build(ctx context.Context) error {
 		return err
 	}
 	for _, program := range []string{"cluster", "workload"} {
-		if err := goBuild(ctx, root, "./e2e/"+program, c.path("bin", program)); err != nil {
+		if err := GoBuild(ctx, root, "./e2e/"+program, c.path("bin", program)); err != nil {
 			return err
 		}
 	}
@@ -58,8 +58,8 @@ func (c *Cluster) build(ctx context.Context) error {
 	return nil
 }
 
-// goBuild builds a static program of the checkout.
-func goBuild(ctx context.Context, root, pkg, binary string) error {
+// GoBuild builds a static program of the checkout.
+func GoBuild(ctx context.Context, root, pkg, binary string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, pkg)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

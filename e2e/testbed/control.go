@@ -61,7 +61,6 @@ func (c *Cluster) controlPlane(ctx context.Context) error {
 // StartAPIServer starts the API server, first or after a Kill("kube-apiserver").
 func (c *Cluster) StartAPIServer(context.Context) error {
 	key := func(name string) string { return c.path("keys", name) }
-	const issuer = "https://kubernetes.default.svc.cluster.local"
 	return c.start(daemon{name: "kube-apiserver", in: c.inNet("control"), args: []string{
 		"kube-apiserver",
 		"--etcd-servers=http://127.0.0.1:2379",
@@ -86,7 +85,7 @@ func (c *Cluster) AwaitAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, 2*time.Minute, func() error {
+	return Poll(ctx, 2*time.Minute, func() error {
 		if _, err := c.pid("kube-apiserver"); err != nil {
 			return err
 		}

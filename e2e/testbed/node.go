@@ -100,7 +100,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	if err := c.start(daemon{name: node, in: in, args: []string{"sh", "-c", view, "sh", dir, node}}); err != nil {
 		return err
 	}
-	if err := poll(ctx, 30*time.Second, func() error {
+	if err := Poll(ctx, 30*time.Second, func() error {
 		if _, err := c.pid(node); err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}}); err != nil {
 		return err
 	}
-	if err := poll(ctx, time.Minute, func() error {
+	if err := Poll(ctx, time.Minute, func() error {
 		_, err := run(ctx, append(enter, "ctr", "version")...)
 		return err
 	}); err != nil {

@@ -28,7 +28,7 @@ func (c *Cluster) outside(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, time.Minute, func() error {
+	return Poll(ctx, time.Minute, func() error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		found, err := client.BucketExists(ctx, S3Bucket)
@@ -53,4 +53,13 @@ func freeLoopback() (string, error) {
 		return "", fmt.Errorf("find a free port: %w", err)
 	}
 	return l.Addr().String(), l.Close()
+}
+
+// EmptyBucket removes all objects of the bucket.
+func EmptyBucket(ctx context.Context, client *minio.Client) error {
+	objects := client.ListObjects(ctx, S3Bucket, minio.ListObjectsOptions{Recursive: true})
+	for failure := range client.RemoveObjects(ctx, S3Bucket, objects, minio.RemoveObjectsOptions{}) {
+		return fmt.Errorf("empty the bucket: %w", failure.Err)
+	}
+	return nil
 }

@@ -133,7 +133,7 @@ func (c *Cluster) Kill(ctx context.Context, name string) error {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill %s: %w", name, err)
 	}
-	return poll(ctx, time.Minute, func() error {
+	return Poll(ctx, time.Minute, func() error {
 		if _, err := c.pid(name); err == nil {
 			return fmt.Errorf("%s does not end", name)
 		}
@@ -148,7 +148,7 @@ func (c *Cluster) killAll(ctx context.Context) error {
 		return err
 	}
 	for _, root := range roots {
-		err := poll(ctx, time.Minute, func() error { return emptyCgroup(filepath.Join(root, cgroupBase, c.Name)) })
+		err := Poll(ctx, time.Minute, func() error { return emptyCgroup(filepath.Join(root, cgroupBase, c.Name)) })
 		if err != nil {
 			return err
 		}
@@ -205,8 +205,8 @@ func run(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// poll calls try until it returns nil, and at most for limit.
-func poll(ctx context.Context, limit time.Duration, try func() error) error {
+// Poll calls try until it returns nil, and at most for limit.
+func Poll(ctx context.Context, limit time.Duration, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -129,3 +129,16 @@ func volumeFor(claim *corev1.PersistentVolumeClaim, node string) *corev1.Persist
 		},
 	}
 }
+
+// VolumeFolder returns the folder of a provisioned volume, as the host sees it.
+func (c *Cluster) VolumeFolder(ctx context.Context, name string) (string, error) {
+	client, err := c.Client()
+	if err != nil {
+		return "", err
+	}
+	volume, err := client.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("find volume %s: %w", name, err)
+	}
+	return c.volumeFolder(volume), nil
+}

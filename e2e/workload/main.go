@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -52,21 +53,22 @@ func run(args []string) error {
 	return fmt.Errorf("usage: workload serve | ask PAUSE URL… | oom | exit CODE | pause")
 }
 
-// handler answers with the pod's name, and /bytes/N with N bytes, /get?URL with
-// what is there, /lookup?NAME with the addresses that DNS has.
+// handler answers with the pod's name, and /noise/N with N bytes that do not
+// compress, /get?URL with what is there, /lookup?NAME with the addresses that DNS
+// has.
 func handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		name, _ := os.Hostname()
 		fmt.Fprintf(w, "%s serves %s\n", name, r.URL.Path)
 	})
-	mux.HandleFunc("/bytes/{n}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/noise/{n}", func(w http.ResponseWriter, r *http.Request) {
 		n, err := strconv.ParseInt(r.PathValue("n"), 10, 64)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		_, _ = io.CopyN(w, endless{}, n)
+		_, _ = io.CopyN(w, rand.Reader, n)
 	})
 	mux.HandleFunc("/get", func(w http.ResponseWriter, r *http.Request) {
 		if err := get(r.Context(), r.URL.RawQuery, w); err != nil {
@@ -82,16 +84,6 @@ func handler() http.Handler {
 		fmt.Fprintln(w, strings.Join(addrs, " "))
 	})
 	return mux
-}
-
-// endless is the same letter, over and over.
-type endless struct{}
-
-func (endless) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = 'x'
-	}
-	return len(p), nil
 }
 
 func serve(ctx context.Context) error {
@@ -112,10 +104,15 @@ func ask(ctx context.Context, pause string, urls []string) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		failed := 0
 		for _, url := range urls {
 			if err := get(ctx, url, io.Discard); err != nil && ctx.Err() == nil {
 				fmt.Println("GET", url, "failed:", err)
+				failed++
 			}
+		}
+		if failed == 0 {
+			fmt.Println("all answered")
 		}
 		select {
 		case <-ctx.Done():
@@ -125,7 +122,7 @@ func ask(ctx context.Context, pause string, urls []string) error {
 	}
 }
 
-var client = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 
 func get(ctx context.Context, url string, to io.Writer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
