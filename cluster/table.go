@@ -273,3 +273,29 @@ func (t *Table) Ever(addr netip.Addr) bool {
 	_, ok := t.pods[addr.Unmap()]
 	return ok
 }
+
+// Behind are the pods that served one of the chosen services at some time, in no
+// order.
+func (t *Table) Behind(service func(*Object) bool) []*Object {
+	var out []*Object
+	seen := map[*Object]bool{}
+	for addr, tr := range t.serving {
+		pods := t.pods[addr]
+		for i, set := range tr.sets {
+			if !slices.ContainsFunc(set, func(c candidate) bool { return service(c.Object) }) {
+				continue
+			}
+			until := int64(math.MaxInt64)
+			if i+1 < len(tr.starts) {
+				until = tr.starts[i+1]
+			}
+			for _, o := range pods.within(tr.starts[i], until) {
+				if !seen[o] {
+					seen[o] = true
+					out = append(out, o)
+				}
+			}
+		}
+	}
+	return out
+}

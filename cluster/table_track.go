@@ -209,3 +209,15 @@ func later(t, d int64) int64 {
 	}
 	return t + d
 }
+
+// within are all who have the address at some time from one until another.
+func (t track) within(from, to int64) []*Object {
+	var out []*Object
+	i := max(sort.Search(len(t.starts), func(i int) bool { return t.starts[i] > from })-1, 0)
+	for ; i < len(t.starts) && t.starts[i] < to; i++ {
+		for _, c := range t.sets[i] {
+			out = append(out, c.Object)
+		}
+	}
+	return out
+}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+
+	"pcapsule/internal/pcapng"
 )
 
 // Export writes the packets that req asks for to w, which it calls from one
 // goroutine with writes of about 256 KiB. A request that cannot be met is refused
 // before the first byte: UnknownNodeError, UnknownInterfaceError,
-// MixedLinkTypesError, ErrWindow. A window without packets is a valid, empty
+// MixedLinkTypesError, UnknownNameError, ErrNoKubernetes, ErrWindow. A window without packets is a valid, empty
 // capture.
 //
 // After an error what has been written is not a whole capture, and readers say
@@ -21,8 +23,12 @@ func Export(ctx context.Context, w io.Writer, src Source, req Request) (Stats, e
 	if err != nil {
 		return Stats{}, fmt.Errorf("export: %w", err)
 	}
+	k, err := withKubernetes(ctx, src, &req, p)
+	if err != nil {
+		return Stats{}, fmt.Errorf("export: %w", err)
+	}
 	out := newOutput(w)
-	chunks, err := export(ctx, out, src, req.Format, p)
+	chunks, err := export(ctx, out, src, req.Format, p, k)
 	stats := Stats{Records: out.records, Bytes: out.written, Chunks: chunks, Drops: p.drops}
 	if err != nil {
 		return stats, fmt.Errorf("export: %w", err)
@@ -30,11 +36,52 @@ func Export(ctx context.Context, w io.Writer, src Source, req Request) (Stats, e
 	return stats, nil
 }
 
-func export(ctx context.Context, out *output, src Source, f Format, p *plan) (chunks int, err error) {
+// kubernetes is what an export takes from the snapshot's kubernetes stream. The
+// zero kubernetes is nothing.
+type kubernetes struct {
+	naming  *naming
+	names   []pcapng.Name
+	journal *journal
+}
+
+// withKubernetes reads the kubernetes stream, if the request has a use for it. Its
+// errors are the caller's fault (UnknownNameError, ErrNoKubernetes), or a
+// NamesError.
+func withKubernetes(ctx context.Context, src Source, req *Request, p *plan) (k kubernetes, err error) {
+	annotate := req.Format == PcapNG && !req.Plain
+	switch {
+	case !annotate && !req.byName():
+		return k, nil
+	case !hasKubernetes(src.Manifest) && req.byName():
+		return k, fmt.Errorf("choose by names of a cluster: %w", ErrNoKubernetes)
+	case !hasKubernetes(src.Manifest):
+		return k, nil
+	}
+	t, err := KubernetesTable(ctx, src, p.from, p.to)
+	if err != nil {
+		return k, err
+	}
+	c, err := newChoice(t, req)
+	if err != nil {
+		return k, err
+	}
+	p.only = req.only()
+	k.naming = newNaming(t, c, annotate, src.Manifest, p)
+	if annotate {
+		k.names = hostNames(t, p.from, p.to)
+		k.journal = newJournal(t, c, req, src.Manifest)
+	}
+	return k, nil
+}
+
+func export(ctx context.Context, out *output, src Source, f Format, p *plan, k kubernetes) (chunks int, err error) {
 	d := newDepot(src.Store)
 	defer d.close()
 
 	stages := []stage{selecting}
+	if k.naming != nil {
+		stages = append(stages, k.naming.apply)
+	}
 	if f == Pcap {
 		stages = append(stages, classic)
 	}
@@ -44,10 +91,10 @@ func export(ctx context.Context, out *output, src Source, f Format, p *plan) (ch
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { s.fail(stopped(ctx)) })()
 
-	if err := out.begin(f, src.Manifest, p); err != nil {
+	if err := out.begin(f, src.Manifest, p, k.names); err != nil {
 		return 0, err
 	}
-	m := &merger{plan: p, sched: s, out: out}
+	m := &merger{plan: p, sched: s, out: out, journal: k.journal}
 	if err := m.run(); err != nil {
 		if ctx.Err() != nil {
 			err = stopped(ctx)

@@ -17,6 +17,7 @@ type batch struct {
 	chunker.Batch
 	interfaces []uint32 // of each record, by the output's numbers
 	next       int      // first record that was not written yet
+	other      []byte   // to which a stage that makes records longer writes them
 }
 
 // start is where record i begins in Buf.
@@ -36,7 +37,8 @@ type stage func(in *input, b *batch) error
 // An input is a chunk from when it is fetched.
 type input struct {
 	chunk
-	node *node
+	node    *node
+	journal *journal // of the input that is no chunk
 
 	// Owned by the goroutine that fetches the chunk, then by the worker that
 	// decodes its next batch, and when the chunk is done by the merge.

@@ -8,16 +8,24 @@ import (
 // A merger takes the batches of a plan's inputs from a scheduler and writes
 // their records in order.
 type merger struct {
-	plan   *plan
-	sched  *scheduler
-	out    *output
-	tree   tree
-	taken  int // of the plan's chunks: how many are in the tree, or were
-	chunks int // of them, those that were read to their end
+	plan    *plan
+	sched   *scheduler
+	out     *output
+	journal *journal // or nil
+	tree    tree
+	taken   int // of the plan's chunks: how many are in the tree, or were
+	chunks  int // of them, those that were read to their end
 }
 
 // run merges everything.
 func (m *merger) run() error {
+	if m.journal != nil {
+		in := m.journal.input()
+		if b := m.journal.batch(nil); b != nil {
+			m.tree.heads = append(m.tree.heads, head{in, b})
+			m.tree.build()
+		}
+	}
 	for {
 		if err := m.admit(); err != nil {
 			return err
@@ -98,10 +106,12 @@ func (m *merger) until(horizon int64) error {
 		if err := m.out.write(b.Buf[b.start(i):b.Ends[end-1]]); err != nil {
 			return err
 		}
-		m.out.records += uint64(end - i)
+		if h.in.journal == nil {
+			m.out.records += uint64(end - i)
+		}
 		b.next = end
 		if end == len(b.Ends) {
-			next, err := m.sched.next(h.in, b, b.Times[end-1], m.out.idle)
+			next, err := m.next(h.in, b, b.Times[end-1])
 			if err != nil {
 				return err
 			}
@@ -116,6 +126,14 @@ func (m *merger) until(horizon int64) error {
 		runs = t.winner.leaf == leaf
 	}
 	return nil
+}
+
+// next takes the next batch of an input.
+func (m *merger) next(in *input, old *batch, t int64) (*batch, error) {
+	if in.journal != nil {
+		return in.journal.batch(old), nil
+	}
+	return m.sched.next(in, old, t, m.out.idle)
 }
 
 // run returns the end of the records from i on, which is one of them, that rank
@@ -150,6 +168,9 @@ func (m *merger) remove(leaf int32) {
 
 // finish adds up what an input contributed.
 func (m *merger) finish(in *input) {
+	if in.journal != nil {
+		return
+	}
 	m.chunks++
 	for local, n := range in.counts {
 		if number := in.numbers[local]; number != notWanted {

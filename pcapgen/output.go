@@ -83,7 +83,7 @@ func (o *output) send(b []byte) {
 }
 
 // begin writes what stands before the packets.
-func (o *output) begin(f Format, m *manifest.Manifest, p *plan) error {
+func (o *output) begin(f Format, m *manifest.Manifest, p *plan, names []pcapng.Name) error {
 	if f == Pcap {
 		return o.write(appendPcapHeader(nil, p))
 	}
@@ -91,7 +91,7 @@ func (o *output) begin(f Format, m *manifest.Manifest, p *plan) error {
 	for _, i := range p.interfaces {
 		b = pcapng.AppendInterface(b, i.describe(len(p.nodes)))
 	}
-	return o.write(b)
+	return o.write(pcapng.AppendNameResolution(b, names))
 }
 
 // end writes what stands after them, and everything that was held back.
@@ -122,6 +122,9 @@ func comment(m *manifest.Manifest, p *plan) string {
 		if len(m.Reasons) > 0 {
 			fmt.Fprintf(&b, ": %s", strings.Join(m.Reasons, "; "))
 		}
+	}
+	if len(p.only) > 0 {
+		fmt.Fprintf(&b, "; only %s", enumerate(p.only, 20))
 	}
 	return b.String()
 }

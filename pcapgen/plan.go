@@ -18,6 +18,7 @@ type plan struct {
 	interfaces []outInterface // of the output; its index is its number
 	chunks     []chunk        // by begin, then node and order
 	drops      uint64
+	only       []string // names of a cluster by which packets were chosen
 }
 
 // A node is one that was chosen.

@@ -47,7 +47,30 @@ type Request struct {
 
 	Nodes      []string // names; all when empty
 	Interfaces []string // names, on every chosen node; all when empty
-	Format     Format
+
+	// Names of a cluster, as of each packet's time. Pods and Services are
+	// NAMESPACE/NAME, or NAME, which is looked for in Namespaces or, without any, in
+	// all; * stands for any characters. A packet is exported when for each of the
+	// three that is given, its source or its destination has one of the names. A
+	// service has its own addresses and those of the pods that serve it.
+	// Namespaces are those of pods with an address of their own, and of services.
+	Pods, Namespaces, Services []string
+
+	Format Format
+	Plain  bool // without names, comments and events, which pcapng has otherwise
+}
+
+// only says which names were asked for.
+func (r *Request) only() (out []string) {
+	for _, of := range []struct {
+		kind  string
+		names []string
+	}{{"pod ", r.Pods}, {"namespace ", r.Namespaces}, {"service ", r.Services}} {
+		for _, n := range of.names {
+			out = append(out, of.kind+n)
+		}
+	}
+	return out
 }
 
 // A Source is the snapshot to export from.

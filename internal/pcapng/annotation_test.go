@@ -193,3 +193,28 @@ func FuzzAnnotations(f *testing.F) {
 		}
 	})
 }
+
+// An option more is what it would be if the packet had been written with it.
+func TestAppendWithOption(t *testing.T) {
+	comment := AppendOption(nil, OptComment, []byte("shop/web → shop/db"))
+	for _, p := range []Packet{
+		{Time: 1, OrigLen: 4, Data: udp[:4]},
+		{Time: 1, OrigLen: 47, Data: udp, Flags: 1},
+		{Time: 1, OrigLen: 3, Data: udp[:3], Options: AppendOption(nil, OptComment, []byte("before"))},
+		{Time: 1, OrigLen: 3, Data: nil, Flags: 1 << 9, Options: AppendOption(nil, OptPacketID, make([]byte, 8))},
+	} {
+		got := AppendWithOption([]byte("before"), AppendPacket(nil, &p), comment)
+		p.Options = append(bytes.Clone(p.Options), comment...)
+		if diff := cmp.Diff(AppendPacket([]byte("before"), &p), got); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", p, diff)
+		}
+	}
+	p := Packet{Data: udp}
+	block := AppendPacket(nil, &p)
+	start := len(block) - 4
+	block = append(block[:start], 1, 0, 99, 0) // a comment of 99 bytes that are not there
+	block = finish(block, 0)
+	if got := AppendWithOption(nil, block, comment); !bytes.Equal(got, block) {
+		t.Errorf("options that end after their block: %x", got)
+	}
+}

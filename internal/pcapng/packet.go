@@ -132,3 +132,29 @@ func (p *Packet) parseOptions(opts []byte) error {
 		kept = slices.Concat(opts[:len(opts)-len(at)], rest)
 	}
 }
+
+// AppendWithOption appends an EPB with one more encoded option after those that
+// it has. Where the block's options are not well formed it is appended as it is.
+// The block is whole: its lengths were checked.
+func AppendWithOption(dst, block, option []byte) []byte {
+	le := binary.LittleEndian
+	opts := OffsetData + (int(le.Uint32(block[OffsetCapLen:]))+3)&^3
+	end := len(block) - 4
+	at := opts
+	for at < end {
+		code, _, rest, err := NextOption(block[at:end])
+		if err != nil {
+			return append(dst, block...)
+		}
+		if code == OptEnd {
+			break
+		}
+		at = end - len(rest)
+	}
+	total := uint32(at + len(option) + 4 + 4)
+	dst = append(dst, block[:at]...)
+	le.PutUint32(dst[len(dst)-at+4:], total)
+	dst = append(dst, option...)
+	dst = le.AppendUint32(dst, OptEnd)
+	return le.AppendUint32(dst, total)
+}

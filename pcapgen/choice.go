@@ -1,0 +1,338 @@
+package pcapgen
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	"pcapsule/cluster"
+)
+
+// A choice is which packets are wanted, by the names of a cluster: those that
+// have, for each kind of name that was given, an end of one of these names.
+type choice struct {
+	table      *cluster.Table
+	pods       map[*cluster.Object]bool
+	hosts      bool // some of pods are on their node's network
+	namespaces map[string]bool
+	services   map[string]bool // by path
+}
+
+// maxNames bounds the names of one request.
+const maxNames = 1000
+
+// UnknownNameError is the error for a name that nothing in the snapshot has.
+type UnknownNameError struct {
+	Kind  string // pod, namespace or service
+	Name  string
+	Near  []string // names there are, the most similar first
+	Total int      // how many there are
+}
+
+func (e *UnknownNameError) Error() string {
+	switch {
+	case e.Total == 0:
+		return fmt.Sprintf("the snapshot knows no %s %q, nor any other", e.Kind, e.Name)
+	case e.Total == len(e.Near):
+		return fmt.Sprintf("the snapshot knows no %s %q; there is %s", e.Kind, e.Name, enumerate(e.Near, len(e.Near)))
+	}
+	return fmt.Sprintf("the snapshot knows no %s %q; the nearest of %d are %s", e.Kind, e.Name, e.Total, enumerate(e.Near, len(e.Near)))
+}
+
+// byName tells whether the request chooses by the names of a cluster.
+func (r *Request) byName() bool { return len(r.Pods)+len(r.Namespaces)+len(r.Services) > 0 }
+
+// newChoice resolves the names of a request; it is nil when there are none.
+func newChoice(t *cluster.Table, req *Request) (*choice, error) {
+	if !req.byName() {
+		return nil, nil
+	}
+	if n := len(req.Pods) + len(req.Namespaces) + len(req.Services); n > maxNames {
+		return nil, fmt.Errorf("%d names are too many: at most %d at a time, and * stands for many", n, maxNames)
+	}
+	c := &choice{table: t}
+	if len(req.Namespaces) > 0 {
+		c.namespaces = map[string]bool{}
+		known := namespaces(t)
+		for _, name := range req.Namespaces {
+			found := matching(known, name, func(n string) string { return n })
+			if len(found) == 0 {
+				return nil, unknownName("namespace", name, known)
+			}
+			for _, n := range found {
+				c.namespaces[n] = true
+			}
+		}
+	}
+	if len(req.Pods) > 0 {
+		c.pods = map[*cluster.Object]bool{}
+		for _, name := range req.Pods {
+			found, err := c.find(cluster.KindPod, "pod", name)
+			if err != nil {
+				return nil, err
+			}
+			for _, o := range found {
+				c.pods[o] = true
+				c.hosts = c.hosts || o.HostNetwork
+			}
+		}
+	}
+	if len(req.Services) > 0 {
+		c.services = map[string]bool{}
+		for _, name := range req.Services {
+			found, err := c.find(cluster.KindService, "service", name)
+			if err != nil {
+				return nil, err
+			}
+			for _, o := range found {
+				c.services[o.Path()] = true
+			}
+		}
+	}
+	return c, nil
+}
+
+// find resolves NAMESPACE/NAME, or NAME in the chosen namespaces, if any, or else
+// in all.
+func (c *choice) find(kind, what, name string) ([]*cluster.Object, error) {
+	all := c.table.Objects(kind)
+	known := all
+	if !strings.Contains(name, "/") && c.namespaces != nil {
+		known = slices.DeleteFunc(slices.Clone(all), func(o *cluster.Object) bool { return !c.namespaces[o.Namespace] })
+	}
+	as := func(o *cluster.Object) string { return o.Name }
+	if strings.Contains(name, "/") {
+		as = func(o *cluster.Object) string { return o.Path() }
+	}
+	if found := matching(known, name, as); len(found) > 0 {
+		return found, nil
+	}
+	var names []string
+	for _, o := range known {
+		names = append(names, o.Path())
+	}
+	return nil, unknownName(what, name, names)
+}
+
+// matching are those whose name is pattern, in which * stands for any characters.
+func matching[T any](all []T, pattern string, name func(T) string) (out []T) {
+	for _, o := range all {
+		n := name(o)
+		ok := n == pattern
+		if !ok && strings.ContainsRune(pattern, '*') {
+			ok, _ = path.Match(pattern, n) // what is no pattern is no name
+		}
+		if ok {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// namespaces are those that the table knows, by themselves or by what is in them.
+func namespaces(t *cluster.Table) []string {
+	known := map[string]bool{}
+	for _, o := range t.Objects(cluster.KindNamespace) {
+		known[o.Name] = true
+	}
+	for _, kind := range []string{cluster.KindPod, cluster.KindService} {
+		for _, o := range t.Objects(kind) {
+			known[o.Namespace] = true
+		}
+	}
+	out := make([]string, 0, len(known))
+	for n := range known {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// maxNear is how many names an error says that there are.
+const maxNear = 10
+
+func unknownName(kind, name string, known []string) error {
+	known = slices.Clone(known)
+	slices.Sort(known)
+	known = slices.Compact(known)
+	e := &UnknownNameError{Kind: kind, Name: name, Total: len(known)}
+	if len(known) > maxNear {
+		want := name[:min(len(name), 300)]
+		type near struct {
+			name string
+			far  int
+		}
+		var all []near
+		for _, k := range known {
+			all = append(all, near{k, distance(want, k)})
+		}
+		slices.SortFunc(all, func(a, b near) int { return cmp.Or(cmp.Compare(a.far, b.far), strings.Compare(a.name, b.name)) })
+		known = known[:0]
+		for _, n := range all[:maxNear] {
+			known = append(known, n.name)
+		}
+	}
+	e.Near = known
+	return e
+}
+
+// distance is how many characters differ between two names. A namespace that
+// only one of them tells, and an end that only one of them has, cost little.
+func distance(a, b string) int {
+	if !strings.Contains(a, "/") {
+		b = b[strings.LastIndexByte(b, '/')+1:]
+	}
+	if strings.HasPrefix(b, a) || strings.HasPrefix(a, b) {
+		return 1
+	}
+	row := make([]int, len(b)+1)
+	for k := range row {
+		row[k] = k
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for k := range len(b) {
+			cost := diagonal
+			if a[i] != b[k] {
+				cost = 1 + min(diagonal, row[k], row[k+1])
+			}
+			diagonal, row[k+1] = row[k+1], cost
+		}
+	}
+	return 1 + row[len(b)]
+}
+
+// A verdict says whether a packet is wanted.
+type verdict uint8
+
+const (
+	drop verdict = iota
+	keep
+	byPort // it depends on the ports
+)
+
+// wants decides on packets between two addresses at a time, given whose they
+// were. It narrows the time for which that holds.
+func (c *choice) wants(src, dst *side, srcPort, dstPort uint16, ports bool, s *span) verdict {
+	result := keep
+	for _, kind := range []struct {
+		given bool
+		has   func(*side, uint16, bool, *span) verdict
+	}{
+		{c.pods != nil, c.isPod}, {c.namespaces != nil, c.inNamespace}, {c.services != nil, c.serves},
+	} {
+		if !kind.given {
+			continue
+		}
+		v := kind.has(src, srcPort, ports, s)
+		if w := kind.has(dst, dstPort, ports, s); v == drop || w == keep {
+			v = w
+		}
+		if v == drop {
+			return drop
+		}
+		if v == byPort {
+			result = byPort
+		}
+	}
+	return result
+}
+
+func (c *choice) isPod(e *side, _ uint16, _ bool, s *span) verdict {
+	for _, p := range e.Pods {
+		if c.pods[p] {
+			return keep
+		}
+	}
+	if c.hosts {
+		pods, from, until := c.table.OnNode(e.addr, e.at)
+		s.narrow(from, until)
+		for _, p := range pods {
+			if c.pods[p] {
+				return keep
+			}
+		}
+	}
+	return drop
+}
+
+func (c *choice) inNamespace(e *side, _ uint16, _ bool, _ *span) verdict {
+	for _, p := range e.Pods {
+		if c.namespaces[p.Namespace] {
+			return keep
+		}
+	}
+	for _, p := range e.Services {
+		if c.namespaces[p.Namespace] {
+			return keep
+		}
+	}
+	return drop
+}
+
+// serves tells whether an end is one of the services, or serves one. What serves
+// it at the address of a node, does so at its ports only.
+func (c *choice) serves(e *side, port uint16, ports bool, s *span) verdict {
+	for _, o := range e.Services {
+		if c.services[o.Path()] {
+			return keep
+		}
+	}
+	servers, from, until := c.table.Serving(e.addr, e.at)
+	s.narrow(from, until)
+	result := drop
+	for _, v := range servers {
+		switch {
+		case !c.services[v.Service.Path()]:
+		case e.Node == nil || len(e.Pods) > 0 || len(v.Ports) == 0:
+			return keep
+		case !ports:
+			result = byPort
+		case slices.ContainsFunc(v.Ports, func(p cluster.Port) bool { return p.Port == int(port) }):
+			return keep
+		}
+	}
+	return result
+}
+
+// A side is one end of a packet, with whose it was.
+type side struct {
+	cluster.Answer
+	addr netip.Addr
+	at   int64
+}
+
+// relevant tells whether a note is of what was chosen. Where pods or services
+// were, namespaces have only helped to find these.
+func (c *choice) relevant() func(n *cluster.Note) bool {
+	if c.pods == nil && c.services == nil {
+		return func(n *cluster.Note) bool {
+			return c.namespaces[n.About.Namespace] || n.About.Kind == cluster.KindNamespace && c.namespaces[n.About.Name]
+		}
+	}
+	chosen := map[string]bool{}
+	nodes := map[string]bool{}
+	add := func(o *cluster.Object) {
+		chosen[o.Kind+" "+o.Path()] = true
+		nodes[o.Node] = true
+		for _, r := range c.table.Owners(o) {
+			chosen[r.Kind+" "+r.Path()] = true
+		}
+	}
+	for o := range c.pods {
+		add(o)
+	}
+	for path := range c.services {
+		chosen[cluster.KindService+" "+path] = true
+	}
+	for _, o := range c.table.Behind(func(s *cluster.Object) bool { return c.services[s.Path()] }) {
+		add(o)
+	}
+	return func(n *cluster.Note) bool {
+		return chosen[n.About.Kind+" "+n.About.Path()] || n.About.Kind == cluster.KindNode && nodes[n.About.Name]
+	}
+}
