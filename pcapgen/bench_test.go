@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"pcapsule/chunker"
+	"pcapsule/cluster"
 	"pcapsule/internal/capfile"
 	"pcapsule/manifest"
 	"pcapsule/store"
@@ -137,4 +138,53 @@ func benchPackets(b *testing.B) [][]byte {
 		out = append(out, d)
 	}
 	return out
+}
+
+// BenchmarkNames exports packets between 200 pods with names and events, and the
+// same without.
+func BenchmarkNames(b *testing.B) {
+	snap := newSnapshot(b)
+	eth := ethernet("eth0")
+	snap.node("a", eth)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	size := int64(0)
+	for c := range 8 {
+		var records []chunker.Record
+		for i := range 20_000 {
+			src, dst := rnd.IntN(200), rnd.IntN(200)
+			payload := make([]byte, []int{24, 32, 1472, 1472, 158, 548}[i%6])
+			for k := range payload[:len(payload)/2] {
+				payload[k] = byte(rnd.Uint32())
+			}
+			records = append(records, ip(t0+int64(i)*1000_000+int64(c), 0, fmt.Sprintf("10.0.0.%d", src), fmt.Sprintf("10.0.0.%d", dst), payload))
+			size += int64(len(payload)) + 42 + 32
+		}
+		snap.chunk("a", []chunker.Interface{eth}, records)
+	}
+	records := []cluster.Record{rec(-1000, cluster.OpKeyframe, cluster.Keyframe{Version: 1})}
+	for i := range 200 {
+		records = append(records, rec(-1000, cluster.OpState, podOf("shop", fmt.Sprintf("web-7d9f8c6b5-%05d", i), fmt.Sprint("u", i), fmt.Sprintf("10.0.0.%d", i), -10)))
+	}
+	records = append(records, rec(-1000, cluster.OpComplete, 200))
+	snap.kubernetes(append(records, rec(100_000, cluster.OpAlive, nil))...)
+	src := snap.source()
+	src.Store = snap.folder(b.TempDir())
+	for _, req := range []struct {
+		name string
+		Request
+	}{
+		{"plain", Request{Plain: true}},
+		{"names", Request{}},
+		{"pod", Request{Pods: []string{"*-00007"}}},
+	} {
+		b.Run(req.name, func(b *testing.B) {
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Export(b.Context(), io.Discard, src, req.Request); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
