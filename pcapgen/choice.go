@@ -206,97 +206,93 @@ func distance(a, b string) int {
 	return 1 + row[len(b)]
 }
 
-// A verdict says whether a packet is wanted.
-type verdict uint8
+// Kinds of names, as bits: those of a request, and those that an end has.
+type kinds uint8
 
 const (
-	drop verdict = iota
-	keep
-	byPort // it depends on the ports
+	byPods kinds = 1 << iota
+	byNamespaces
+	byServices
 )
 
-// wants decides on packets between two addresses at a time, given whose they
-// were. It narrows the time for which that holds.
-func (c *choice) wants(src, dst *side, srcPort, dstPort uint16, ports bool, s *span) verdict {
-	result := keep
-	for _, kind := range []struct {
-		given bool
-		has   func(*side, uint16, bool, *span) verdict
-	}{
-		{c.pods != nil, c.isPod}, {c.namespaces != nil, c.inNamespace}, {c.services != nil, c.serves},
-	} {
-		if !kind.given {
-			continue
-		}
-		v := kind.has(src, srcPort, ports, s)
-		if w := kind.has(dst, dstPort, ports, s); v == drop || w == keep {
-			v = w
-		}
-		if v == drop {
-			return drop
-		}
-		if v == byPort {
-			result = byPort
-		}
+// given are the kinds of names that packets must have; none when all are wanted.
+func (c *choice) given() (k kinds) {
+	if c == nil {
+		return 0
 	}
-	return result
+	if c.pods != nil {
+		k |= byPods
+	}
+	if c.namespaces != nil {
+		k |= byNamespaces
+	}
+	if c.services != nil {
+		k |= byServices
+	}
+	return k
 }
 
-func (c *choice) isPod(e *side, _ uint16, _ bool, s *span) verdict {
-	for _, p := range e.Pods {
-		if c.pods[p] {
-			return keep
-		}
+// has tells of which kinds an end has a chosen name, and of which it has one at
+// some ports only. It narrows the time for which that holds.
+func (c *choice) has(e *side, s *span) (whole, atPort kinds) {
+	if c == nil {
+		return 0, 0
 	}
-	if c.hosts {
-		pods, from, until := c.table.OnNode(e.addr, e.at)
+	if c.pods != nil && c.isPod(e, s) {
+		whole |= byPods
+	}
+	if c.namespaces != nil && c.inNamespace(e) {
+		whole |= byNamespaces
+	}
+	if c.services != nil {
+		servers, from, until := c.table.Serving(e.addr, e.at)
 		s.narrow(from, until)
-		for _, p := range pods {
-			if c.pods[p] {
-				return keep
-			}
+		switch serves, port := c.serves(e, servers, nil); {
+		case serves:
+			whole |= byServices
+		case port:
+			atPort |= byServices
 		}
 	}
-	return drop
+	return whole, atPort
 }
 
-func (c *choice) inNamespace(e *side, _ uint16, _ bool, _ *span) verdict {
-	for _, p := range e.Pods {
-		if c.namespaces[p.Namespace] {
-			return keep
-		}
+func (c *choice) isPod(e *side, s *span) bool {
+	chosen := func(o *cluster.Object) bool { return c.pods[o] }
+	if !c.hosts {
+		return slices.ContainsFunc(e.Pods, chosen)
 	}
-	for _, p := range e.Services {
-		if c.namespaces[p.Namespace] {
-			return keep
-		}
-	}
-	return drop
+	hosts, from, until := c.table.OnNode(e.addr, e.at)
+	s.narrow(from, until)
+	return slices.ContainsFunc(e.Pods, chosen) || slices.ContainsFunc(hosts, chosen)
+}
+
+func (c *choice) inNamespace(e *side) bool {
+	in := func(o *cluster.Object) bool { return c.namespaces[o.Namespace] }
+	return slices.ContainsFunc(e.Pods, in) || slices.ContainsFunc(e.Services, in)
 }
 
 // serves tells whether an end is one of the services, or serves one. What serves
-// it at the address of a node, does so at its ports only.
-func (c *choice) serves(e *side, port uint16, ports bool, s *span) verdict {
+// it at the address of a node does so at its ports only: then atPort is true, and
+// it serves if port, where it is given, is one of these.
+func (c *choice) serves(e *side, servers []cluster.Server, port *uint16) (yes, atPort bool) {
 	for _, o := range e.Services {
 		if c.services[o.Path()] {
-			return keep
+			return true, false
 		}
 	}
-	servers, from, until := c.table.Serving(e.addr, e.at)
-	s.narrow(from, until)
-	result := drop
 	for _, v := range servers {
 		switch {
 		case !c.services[v.Service.Path()]:
 		case e.Node == nil || len(e.Pods) > 0 || len(v.Ports) == 0:
-			return keep
-		case !ports:
-			result = byPort
-		case slices.ContainsFunc(v.Ports, func(p cluster.Port) bool { return p.Port == int(port) }):
-			return keep
+			return true, false
+		case port == nil:
+			atPort = true
+		case slices.ContainsFunc(v.Ports, func(p cluster.Port) bool { return p.Port == int(*port) }):
+			return true, true
 		}
 	}
-	return result
+	return false, atPort
 }
 
 // A side is one end of a packet, with whose it was.

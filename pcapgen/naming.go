@@ -17,11 +17,11 @@ import (
 // a comment who they are from and to. Both are as of each packet's time.
 //
 // Whose an address was changes seldom, and few addresses send most packets: what
-// is known of two addresses, with the comment as it stands in a block and the
-// time for which all that holds, is kept in a cache.
+// is known of an address, with the time for which that holds, is kept in a cache.
 type naming struct {
 	table    *cluster.Table
 	choice   *choice // nil: all packets
+	given    kinds   // that packets must have
 	annotate bool
 	nodes    []vantage // by their number in the plan
 	caches   sync.Pool // of *cache: one for each worker
@@ -34,7 +34,7 @@ type vantage struct {
 }
 
 func newNaming(t *cluster.Table, c *choice, annotate bool, m *manifest.Manifest, p *plan) *naming {
-	n := &naming{table: t, choice: c, annotate: annotate}
+	n := &naming{table: t, choice: c, given: c.given(), annotate: annotate}
 	for _, node := range p.nodes {
 		n.nodes = append(n.nodes, vantage{node.name, offsetOf(m, node.name)})
 	}
@@ -57,20 +57,25 @@ type span struct{ from, to int64 }
 
 func (s *span) narrow(from, to int64) { s.from, s.to = max(s.from, from), min(s.to, to) }
 
-// cache is of a fixed size: an entry is replaced by the next of its place.
+// A cache is of a fixed size: an entry is replaced by the next of its place.
 type cache struct {
-	entries [1 << 11]entry
+	entries [1 << cacheBits]entry
+	comment []byte // of the packet that is being written, as an encoded option
 }
 
-// An entry is what is known of packets from one address to another, seen on one
-// node in a time by its clock.
+const cacheBits = 12
+
+// An entry is what is known of an address, seen on one node in a time by its
+// clock.
 type entry struct {
-	src, dst [16]byte
-	node     uint32
-	verdict  verdict
-	used     bool
-	valid    span
-	comment  []byte // as an encoded option; empty when nothing is known
+	addr   [16]byte
+	node   uint32
+	used   bool
+	known  bool  // it has a name
+	has    kinds // of which it has chosen names
+	atPort kinds // of which it may have, depending on the port
+	valid  span
+	name   []byte // or the address
 }
 
 // apply is a stage.
@@ -112,71 +117,98 @@ func (n *naming) apply(in *input, b *batch) error {
 }
 
 // look decides on one packet. The comment is that of the innermost ends of which
-// something is known.
+// something is known, and valid until the next look.
 func (n *naming) look(c *cache, node uint32, at int64, t *nested) (wanted bool, comment []byte) {
-	wanted = n.choice == nil
+	wanted = n.given == 0
 	for i := range t.n {
 		e := &t.all[i]
-		entry := c.find(node, e)
-		if !entry.used || entry.node != node || entry.src != e.src || entry.dst != e.dst || at < entry.valid.from || at >= entry.valid.to {
-			n.fill(entry, node, at, e)
+		src := n.find(c, node, at, &e.src)
+		has, perhaps, from := src.has, src.atPort, src
+		var kept [96]byte // both may have the same place
+		if e.src != e.dst && c.place(node, &e.src) == c.place(node, &e.dst) {
+			copied := *src
+			copied.name = append(kept[:0], src.name...)
+			from = &copied
 		}
-		switch entry.verdict {
-		case keep:
+		dst := n.find(c, node, at, &e.dst)
+		has, perhaps = has|dst.has, perhaps|dst.atPort
+		switch {
+		case has == n.given:
 			wanted = true
-		case byPort:
-			wanted = wanted || n.byPort(node, at, e)
+		case has|perhaps == n.given && !wanted:
+			wanted = n.atPort(node, at, e)
 		}
-		if len(entry.comment) > 0 {
-			comment = entry.comment
+		if n.annotate && wanted && (from.known || dst.known) {
+			comment = c.say(from.name, dst.name)
 		}
 	}
 	return wanted, comment
 }
 
-// find is the place of two addresses.
-func (c *cache) find(node uint32, e *ends) *entry {
+const arrow = " → "
+
+// say makes a comment.
+func (c *cache) say(src, dst []byte) []byte {
+	le := binary.LittleEndian
+	n := len(src) + len(arrow) + len(dst)
+	b := le.AppendUint16(c.comment[:0], pcapng.OptComment)
+	b = le.AppendUint16(b, uint16(n))
+	b = append(append(append(b, src...), arrow...), dst...)
+	var zero [4]byte
+	c.comment = append(b, zero[:-n&3]...)
+	return c.comment
+}
+
+// place is where an address has its entry.
+func (c *cache) place(node uint32, addr *[16]byte) uint64 {
 	le := binary.LittleEndian
 	const prime = 0x9e3779b97f4a7c15
-	h := (le.Uint64(e.src[:]) ^ le.Uint64(e.src[8:])*prime ^ uint64(node)) * prime
-	h = (h ^ h>>29 ^ le.Uint64(e.dst[:]) ^ le.Uint64(e.dst[8:])*prime) * prime
-	return &c.entries[h>>(64-11)]
+	h := (le.Uint64(addr[:]) ^ uint64(node)) * prime
+	h = (h ^ h>>29 ^ le.Uint64(addr[8:])) * prime
+	return h >> (64 - cacheBits)
 }
 
-// fill makes an entry anew.
-func (n *naming) fill(e *entry, node uint32, at int64, of *ends) {
-	src, dst, v, valid := n.resolve(node, at, of, false)
-	e.src, e.dst, e.node, e.used = of.src, of.dst, node, true
-	e.verdict, e.valid = v, valid
-	e.comment = e.comment[:0]
-	if n.annotate && v != drop {
-		if text := n.text(&src, &dst); text != "" {
-			e.comment = pcapng.AppendOption(e.comment, pcapng.OptComment, []byte(text))
+// find is the entry of an address, which it fills if it must.
+func (n *naming) find(c *cache, node uint32, at int64, addr *[16]byte) *entry {
+	e := &c.entries[c.place(node, addr)]
+	if e.used && e.addr == *addr && e.node == node && at >= e.valid.from && at < e.valid.to {
+		return e
+	}
+	s := n.side(node, at, addr)
+	e.addr, e.node, e.used = *addr, node, true
+	e.valid = span{s.From, s.Until}
+	e.has, e.atPort = n.choice.has(&s, &e.valid)
+	offset := n.nodes[node].offset
+	e.valid.from, e.valid.to = shift(e.valid.from, offset), shift(e.valid.to, offset)
+	e.name = e.name[:0]
+	if n.annotate {
+		e.name, e.known = n.appendName(e.name, &s)
+	}
+	return e
+}
+
+// side is whose an address was at a time by a node's clock.
+func (n *naming) side(node uint32, at int64, addr *[16]byte) side {
+	from := n.nodes[node]
+	s := side{addr: netip.AddrFrom16(*addr).Unmap(), at: at - from.offset}
+	s.Answer = n.table.At(s.addr, s.at, from.node)
+	return s
+}
+
+// atPort decides on ends for which it depends on the ports, whether they serve a
+// chosen service. All else is as it must be.
+func (n *naming) atPort(node uint32, at int64, e *ends) bool {
+	for _, end := range []struct {
+		addr *[16]byte
+		port *uint16
+	}{{&e.src, &e.srcPort}, {&e.dst, &e.dstPort}} {
+		s := n.side(node, at, end.addr)
+		servers, _, _ := n.table.Serving(s.addr, s.at)
+		if yes, _ := n.choice.serves(&s, servers, end.port); yes {
+			return true
 		}
 	}
-}
-
-// byPort decides where it depends on the ports.
-func (n *naming) byPort(node uint32, at int64, of *ends) bool {
-	_, _, v, _ := n.resolve(node, at, of, true)
-	return v == keep
-}
-
-// resolve tells whose the addresses of two ends were at a time by a node's clock,
-// whether such a packet is wanted, and for which time all that holds.
-func (n *naming) resolve(node uint32, at int64, of *ends, ports bool) (src, dst side, v verdict, valid span) {
-	from := n.nodes[node]
-	hub := at - from.offset
-	src.addr, dst.addr = netip.AddrFrom16(of.src).Unmap(), netip.AddrFrom16(of.dst).Unmap()
-	src.at, dst.at = hub, hub
-	src.Answer, dst.Answer = n.table.At(src.addr, hub, from.node), n.table.At(dst.addr, hub, from.node)
-	valid = span{max(src.From, dst.From), min(src.Until, dst.Until)}
-	v = keep
-	if n.choice != nil {
-		v = n.choice.wants(&src, &dst, of.srcPort, of.dstPort, ports, &valid)
-	}
-	valid.from, valid.to = shift(valid.from, from.offset), shift(valid.to, from.offset)
-	return src, dst, v, valid
+	return false
 }
 
 // shift is a time and a span. The ends of time stay.
@@ -187,42 +219,37 @@ func shift(t, by int64) int64 {
 	return int64(manifest.Nanos(t).Add(manifest.Nanos(by)))
 }
 
-// text says who a packet is from and to, where something of that is known.
-func (n *naming) text(src, dst *side) string {
-	from, knownFrom := n.name(src)
-	to, knownTo := n.name(dst)
-	if !knownFrom && !knownTo {
-		return ""
-	}
-	return from + " → " + to
-}
-
 // maxSaid is how many of those that may have had an address are named.
 const maxSaid = 3
 
-// name says whose an address was; otherwise it is the address.
-func (n *naming) name(s *side) (name string, known bool) {
-	var names []string
+// appendName appends whose an address was; otherwise the address, and false.
+func (n *naming) appendName(b []byte, s *side) (name []byte, known bool) {
+	said, what := s.Pods, ""
 	switch {
 	case len(s.Pods) > 0:
-		for _, p := range s.Pods {
-			names = append(names, p.Path())
-		}
 	case s.Node != nil:
-		return s.Node.Name + " (node)", true
+		return append(append(b, s.Node.Name...), " (node)"...), true
 	case len(s.Services) > 0:
-		for _, o := range s.Services {
-			names = append(names, o.Path()+" (service)")
-		}
+		said, what = s.Services, " (service)"
 	case !s.Recorded && n.table.Ever(s.addr):
-		return s.addr.String() + " (not recorded)", true
+		return append(s.addr.AppendTo(b), " (not recorded)"...), true
 	default:
-		return s.addr.String(), false
+		return s.addr.AppendTo(b), false
 	}
-	if len(names) > maxSaid {
-		names = append(names[:maxSaid], "others")
+	for i, o := range said {
+		if i > 0 {
+			b = append(b, " or "...)
+		}
+		if i == maxSaid {
+			b = append(b, "others"...)
+			break
+		}
+		if o.Namespace != "" {
+			b = append(append(b, o.Namespace...), '/')
+		}
+		b = append(append(b, o.Name...), what...)
 	}
-	return strings.Join(names, " or "), true
+	return b, true
 }
 
 // hostNames are what addresses were called from one time until another, as a name
