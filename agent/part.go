@@ -198,9 +198,9 @@ func (u *uploader) inventory(ctx context.Context, stream string, entries []manif
 	s := manifest.SumInventory(stream, entries)
 	b := manifest.EncodeInventory(entries)
 	sum := sha256.Sum256(b)
-	key, err := u.object(ctx, api.Object{
+	key, err := u.bring(ctx, api.Object{
 		Hash: chunker.HashOf(b), SHA256: hex.EncodeToString(sum[:]), Size: int64(len(b)), Kind: manifest.KindInventory, Ext: manifest.InventoryExt,
-	}, b)
+	}, nil, b)
 	if err != nil {
 		return s, fmt.Errorf("upload inventory of %s: %w", stream, err)
 	}

@@ -22,7 +22,7 @@ const (
 	uploads = 4                 // chunks that are sent at a time; each is in memory meanwhile
 	batch   = api.MaxGrants / 4 // chunks that are placed at a time: small, so that sending starts soon
 	persist = 30 * time.Second  // of one call, before the whole is looked at anew
-	insist  = 10 * time.Second  // of one upload, before it is told that it fails
+	insist  = 10 * time.Second  // of one upload, before the hub is told that it fails
 )
 
 // uploader brings the chunks of one session into the store.
@@ -113,7 +113,7 @@ func (u *uploader) chunk(ctx context.Context, c ring.Chunk, o api.Object, place 
 	if *buf, _, err = u.a.ring.Load(c, *buf); err != nil {
 		return "", u.damaged(c, err)
 	}
-	key, err := u.send(ctx, o, place, *buf)
+	key, err := u.bring(ctx, o, &place, *buf)
 	if err != nil {
 		return "", fmt.Errorf("upload chunk %s: %w", c.Hash, err)
 	}
@@ -133,43 +133,18 @@ func (u *uploader) damaged(c ring.Chunk, err error) error {
 	return nil
 }
 
-// object places and uploads bytes, and returns their key.
-func (u *uploader) object(ctx context.Context, o api.Object, b []byte) (string, error) {
-	place, err := u.place(ctx, o)
-	if err != nil || place.Grant == nil {
-		return place.Key, err
-	}
-	return u.send(ctx, o, place, b)
-}
-
-func (u *uploader) place(ctx context.Context, o api.Object) (api.Placement, error) {
-	answer, err := u.a.client.Grants(api.Patiently(ctx, persist), u.session, u.a.cfg.Node, api.GrantRequest{Objects: []api.Object{o}})
-	if err != nil {
-		return api.Placement{}, err
-	}
-	return answer.Placements[0], nil
-}
-
-// send uploads bytes where a grant allows it, and when that does not work asks
-// for a fresh grant and tries again, until the context ends. It returns the key
-// under which they are.
-func (u *uploader) send(ctx context.Context, o api.Object, place api.Placement, b []byte) (string, error) {
+// bring puts bytes into the store, trying again until the context ends, and
+// returns their key.
+func (u *uploader) bring(ctx context.Context, o api.Object, place *api.Placement, b []byte) (string, error) {
 	pause := minBackoff
-	for fresh := false; ; fresh = true {
-		err := u.a.client.Upload(api.Patiently(ctx, insist), place.Grant, bytes.NewReader(b), int64(len(b)))
-		if err == nil {
-			return place.Key, nil
-		}
-		if ctx.Err() != nil {
-			return "", err
-		}
+	fresh := place == nil
+	return u.a.client.Bring(api.Patiently(ctx, insist), u.session, u.a.cfg.Node, o, bytes.NewReader(b), place, func(err error) bool {
 		// A grant may expire while others are used; a fresh one may not.
 		if (fresh || !errors.Is(err, api.ErrGrantOver)) && u.report.trouble(err) {
-			u.a.log.Warn("upload failed; trying again", "session", u.session, "key", place.Key, "err", err)
+			u.a.log.Warn("upload failed; trying again", "session", u.session, "object", o.Hash, "err", err)
 		}
+		fresh = true
 		pause = u.a.backoff(ctx, pause)
-		if place, err = u.place(ctx, o); err != nil || place.Grant == nil {
-			return place.Key, err
-		}
-	}
+		return ctx.Err() == nil
+	})
 }

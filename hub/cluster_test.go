@@ -509,7 +509,7 @@ func TestClusterStreamEverywhere(t *testing.T) {
 			c := s.client()
 			snap := mustCreate(t, c, api.CreateRequest{Name: "x", From: at(0), To: at(20), Nodes: []string{"a"}})
 			list, err := c.Snapshots(t.Context())
-			if err != nil || len(list) != 1 || list[0].Records != 30 {
+			if err != nil || len(list) != 1 || list[0].Records != 10 {
 				t.Errorf("list %+v, error %v", list, err)
 			}
 			mustVerify(t, st)

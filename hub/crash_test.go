@@ -51,7 +51,7 @@ func TestKilledHubOfCluster(t *testing.T) {
 	start := recent()
 	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	a, b := packets(t, "a", start, 10), packets(t, "b", start, 10)
-	killEverywhere(t, killed{nodes: []string{"a", "b"}, records: 30, every: 3, agents: func(s *site) []*agent {
+	killEverywhere(t, killed{nodes: []string{"a", "b"}, records: 20, every: 3, agents: func(s *site) []*agent {
 		return []*agent{s.newAgent("a", inCluster(t, at(0), at(5)), a), s.newAgent("b", inCluster(t, at(5), at(10)), b)}
 	}})
 }

@@ -183,26 +183,13 @@ func importToHub(c *cli.Context, name string, opt importer.Options) (snap *api.S
 const grantTries = 5
 
 func uploadToHub(ctx context.Context, client *api.Client, session string, o importer.Object) (string, error) {
-	req := api.GrantRequest{Objects: []api.Object{{
+	tries := 0
+	return client.Bring(ctx, session, o.Node, api.Object{
 		Hash: o.Hash, SHA256: hex.EncodeToString(o.SHA256[:]), Size: o.Size, Kind: o.Kind, Ext: o.Ext,
-	}}}
-	for try := 1; ; try++ {
-		answer, err := client.Grants(ctx, session, o.Node, req)
-		if err != nil {
-			return "", err
-		}
-		if len(answer.Placements) != 1 {
-			return "", fmt.Errorf("the hub placed %d objects of 1", len(answer.Placements))
-		}
-		at := answer.Placements[0]
-		if at.Grant == nil {
-			return at.Key, nil
-		}
-		err = client.Upload(ctx, at.Grant, o.Body, o.Size)
-		if err == nil || !errors.Is(err, api.ErrGrantOver) || try == grantTries {
-			return at.Key, err
-		}
-	}
+	}, o.Body, nil, func(err error) bool {
+		tries++
+		return errors.Is(err, api.ErrGrantOver) && tries < grantTries
+	})
 }
 
 func unique(list []string) []string {

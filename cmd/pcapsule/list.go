@@ -153,20 +153,23 @@ func writeManifest(c *cli.Context, m *manifest.Manifest) error {
 	for _, r := range m.Reasons {
 		field("missing", r)
 	}
-	for _, w := range api.Of(m).Warnings {
+	shown := api.Of(m)
+	for _, w := range shown.Warnings {
 		field("note", w)
 	}
 	field("window", exact(m.Window.From.Time())+" to "+exact(m.Window.To.Time()))
 	field("created", stamp(m.Created.Time())+" by "+m.Creator.Name+" "+m.Creator.Version)
-	field("packets", humanize.Comma(int64(m.Totals.Records)))
-	field("drops", humanize.Comma(int64(m.Totals.Drops)))
+	field("packets", humanize.Comma(int64(shown.Records)))
+	field("drops", humanize.Comma(int64(shown.Drops)))
 	field("size", fmt.Sprintf("%s in %s (%s before compression)", size(m.Totals.Size), count(m.Totals.Chunks, "chunk"), size(m.Totals.RawSize)))
 	fmt.Fprintln(w)
 	rows := [][]string{{"NODE", "STATUS", "PACKETS", "SIZE", "CLOCK", "KERNEL", "INTERFACES"}}
 	for _, n := range m.Nodes {
 		var t manifest.Totals
 		for _, s := range n.Streams {
-			t.Records += s.Records
+			if s.Stream == chunker.Packets {
+				t.Records += s.Records
+			}
 			t.Size += s.Size
 		}
 		var ifs []string

@@ -79,9 +79,9 @@ type Snapshot struct {
 	Warnings []string   `json:"warnings,omitempty"` // what is worth knowing and makes nothing partial
 	Size     int64      `json:"size"`               // stored bytes of its chunks
 	RawSize  int64      `json:"raw_size"`
-	Records  uint64     `json:"records"`
-	Drops    uint64     `json:"drops"`
-	Start    time.Time  `json:"start"` // of the window
+	Records  uint64     `json:"records"` // packets
+	Drops    uint64     `json:"drops"`   // of them
+	Start    time.Time  `json:"start"`   // of the window
 	End      time.Time  `json:"end"`
 	Created  time.Time  `json:"created"`
 	Nodes    []string   `json:"nodes"`

@@ -88,6 +88,33 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 	})
 }
 
+// Bring puts an object of a node's part into the store, and returns its key. place
+// is what the hub has said of it; when that is nil, Bring asks. After an upload
+// that failed it asks for a fresh grant and tries again, if again says so, which is
+// told why and may wait. An error of the hub's ends it.
+func (c *Client) Bring(ctx context.Context, session, node string, o Object, body io.ReaderAt, place *Placement, again func(error) bool) (string, error) {
+	for {
+		if place == nil {
+			answer, err := c.Grants(ctx, session, node, GrantRequest{Objects: []Object{o}})
+			if err != nil {
+				return "", fmt.Errorf("ask where an object goes: %w", err)
+			}
+			place = &answer.Placements[0]
+		}
+		if place.Grant == nil {
+			return place.Key, nil
+		}
+		err := c.Upload(ctx, place.Grant, body, o.Size)
+		if err == nil {
+			return place.Key, nil
+		}
+		if ctx.Err() != nil || !again(err) {
+			return "", err
+		}
+		place = nil // a grant may expire while others are used
+	}
+}
+
 // refusal is what an answer says, in one line: S3's XML has its reason in Code
 // and Message, a hub's is plain text.
 func refusal(resp *http.Response, body []byte) (code, says string) {

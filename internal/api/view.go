@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"pcapsule/chunker"
 	"pcapsule/manifest"
 )
 
@@ -18,8 +19,6 @@ func Of(m *manifest.Manifest) Snapshot {
 		Reasons: m.Reasons,
 		Size:    m.Totals.Size,
 		RawSize: m.Totals.RawSize,
-		Records: m.Totals.Records,
-		Drops:   m.Totals.Drops,
 		Start:   m.Window.From.Time(),
 		End:     m.Window.To.Time(),
 		Created: m.Created.Time(),
@@ -28,6 +27,12 @@ func Of(m *manifest.Manifest) Snapshot {
 	for i := range m.Nodes {
 		n := &m.Nodes[i]
 		s.Nodes = append(s.Nodes, n.Name)
+		for _, stream := range n.Streams {
+			if stream.Stream == chunker.Packets {
+				s.Records += stream.Records
+				s.Drops += stream.Drops
+			}
+		}
 		_, warnings := Explain(n.Gaps, n.Clock.Window(m.Window))
 		for _, w := range warnings {
 			s.Warnings = append(s.Warnings, "node "+n.Name+": "+w)
