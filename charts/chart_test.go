@@ -413,6 +413,16 @@ func TestAuthorities(t *testing.T) {
 	if agent != hub+"\n"+store || !strings.Contains(store, "c3RvcmU=") {
 		t.Errorf("agents trust\n%s\nwant\n%s\n%s", agent, hub, store)
 	}
+	// The authority's key is in no pod.
+	for _, v := range find[*appsv1.Deployment](t, all, "pcapsule-hub").Spec.Template.Spec.Volumes {
+		if v.Secret == nil || v.Secret.SecretName != "pcapsule-hub-tls" {
+			continue
+		}
+		want := []corev1.KeyToPath{{Key: "tls.crt", Path: "tls.crt"}, {Key: "tls.key", Path: "tls.key"}}
+		if diff := cmp.Diff(want, v.Secret.Items); diff != "" {
+			t.Errorf("what the hub sees of its Secret (-want +got):\n%s", diff)
+		}
+	}
 	secret := find[*corev1.Secret](t, all, "pcapsule-hub-tls")
 	if got := string(secret.Data["ca.crt"]); strings.TrimSpace(got) != hub {
 		t.Errorf("the authority in the Secret is another one:\n%s\nwant\n%s", got, hub)

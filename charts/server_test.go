@@ -151,22 +151,36 @@ func TestLifeOfARelease(t *testing.T) {
 		t.Error("an upgrade made other certificates")
 	}
 
-	// Other names, and certificates that end, need new ones.
-	c.helm(v, "upgrade", "pcapsule", chart, "--set", "hub.hosts={hub.example.com}")
-	renamed := c.secret("pcapsule-hub-tls")
-	if !slices.Contains(c.checkCertificate(renamed).DNSNames, "hub.example.com") {
-		t.Error("the certificate has not the new name")
+	// Other names, and certificates that end, need new ones; agents go on trusting
+	// the authority that they know, as long as that has years to go.
+	renamed := certificate
+	for _, tc := range []struct {
+		name, patch string // of the Secret's annotations
+		newCA       bool
+	}{
+		{"a new name", `{}`, false},
+		{"a certificate that ends soon", `{"pcapsule/expires":"1800000000"}`, false},
+		{"an authority that ends soon", `{"pcapsule/expires":"1800000000","pcapsule/ca-expires":"1900000000"}`, true},
+	} {
+		_, err := c.client.CoreV1().Secrets(c.namespace).Patch(t.Context(), certificate.Name, types.MergePatchType,
+			[]byte(`{"metadata":{"annotations":`+tc.patch+`}}`), metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.helm(v, "upgrade", "pcapsule", chart, "--set", "hub.hosts={hub.example.com}")
+		before := renamed
+		renamed = c.secret("pcapsule-hub-tls")
+		if bytes.Equal(before.Data["tls.crt"], renamed.Data["tls.crt"]) {
+			t.Errorf("%s: the certificate was kept", tc.name)
+		}
+		if newCA := !bytes.Equal(before.Data["ca.crt"], renamed.Data["ca.crt"]); newCA != tc.newCA {
+			t.Errorf("%s: a new authority: %v, want %v", tc.name, newCA, tc.newCA)
+		}
+		if !slices.Contains(c.checkCertificate(renamed).DNSNames, "hub.example.com") {
+			t.Errorf("%s: the certificate has not the new name", tc.name)
+		}
+		kept(tc.name)
 	}
-	_, err := c.client.CoreV1().Secrets(c.namespace).Patch(t.Context(), renamed.Name, types.MergePatchType,
-		[]byte(`{"metadata":{"annotations":{"pcapsule/expires":"1800000000"}}}`), metav1.PatchOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.helm(v, "upgrade", "pcapsule", chart, "--set", "hub.hosts={hub.example.com}")
-	if bytes.Equal(renamed.Data["tls.crt"], c.secret("pcapsule-hub-tls").Data["tls.crt"]) {
-		t.Error("a certificate that ends soon was kept")
-	}
-	kept("new certificates")
 
 	// An upgrade that forgets its values would leave the archive behind.
 	if _, err := c.try(nil, "upgrade", "pcapsule", chart, "--reset-values"); err == nil ||

@@ -125,10 +125,10 @@ when there is none, or no API server: (list $ secret key).
 {{- end }}
 
 {{/*
-Certificates: sets $.Values.made.tls to {ca, cert, key, names, expires}, once, since each
-time would make others. Those that the chart made before are kept while they have the
-right names and a year to go. The authority's own key is thrown away, so that nobody can
-ever sign with it; new certificates come with a new authority.
+Certificates: sets $.Values.made.tls to {ca, caKey, caExpires, cert, key, names, expires},
+once, since each time would make others. Those that the chart made before are kept while
+they have the right names and a year to go. The authority stays when they are renewed, so
+that agents need not hear of another; its key is in the Secret and in no pod.
 */}}
 {{- define "pcapsule.tls" -}}
 {{- if not .Values.made -}}
@@ -145,25 +145,32 @@ ever sign with it; new certificates come with a new authority.
 {{- else -}}
   {{- $hosts := include "pcapsule.hosts" . | fromJsonArray -}}
   {{- $names := $hosts | join "," -}}
-  {{- $old := lookup "v1" "Secret" .Release.Namespace $secret -}}
-  {{- $notes := dict -}}
-  {{- if $old -}}{{- $notes = $old.metadata.annotations | default dict -}}{{- end -}}
-  {{- $year := 31536000 -}}
-  {{- if and $old (eq (get $notes "pcapsule/names") $names) (gt (get $notes "pcapsule/expires" | default "0" | int64) (add (now | unixEpoch | int64) $year)) -}}
-    {{- $_ := set $tls "ca" (get $old.data "ca.crt" | b64dec) -}}
-    {{- $_ := set $tls "cert" (get $old.data "tls.crt" | b64dec) -}}
-    {{- $_ := set $tls "key" (get $old.data "tls.key" | b64dec) -}}
-    {{- $_ := set $tls "expires" (get $notes "pcapsule/expires") -}}
+  {{- $old := lookup "v1" "Secret" .Release.Namespace $secret | default dict -}}
+  {{- $data := get $old "data" | default dict -}}
+  {{- $notes := dig "metadata" "annotations" dict $old -}}
+  {{- $day := 86400 -}}
+  {{- $now := now | unixEpoch | int64 -}}
+  {{- $days := 3650 -}}
+  {{- $caDays := 10950 -}}
+  {{- $expires := get $notes "pcapsule/expires" | default "0" | int64 -}}
+  {{- $caExpires := get $notes "pcapsule/ca-expires" | default "0" | int64 -}}
+  {{- if and (eq (get $notes "pcapsule/names") $names) (gt $expires (add $now (mul 365 $day))) -}}
+    {{- range $to, $from := dict "ca" "ca.crt" "caKey" "ca.key" "cert" "tls.crt" "key" "tls.key" -}}
+      {{- $_ := set $tls $to (get $data $from | b64dec) -}}
+    {{- end -}}
   {{- else -}}
-    {{- $days := 3650 -}}
-    {{- $ca := genCAWithKey (printf "pcapsule hub of %s/%s" .Release.Namespace .Release.Name) $days (genPrivateKey "ecdsa") -}}
+    {{- $ca := dict -}}
+    {{- if and (hasKey $data "ca.key") (gt $caExpires (add $now (mul $days $day))) -}}
+      {{- $ca = buildCustomCert (get $data "ca.crt") (get $data "ca.key") -}}
+    {{- else -}}
+      {{- $ca = genCAWithKey (printf "pcapsule hub of %s/%s" .Release.Namespace .Release.Name) $caDays (genPrivateKey "ecdsa") -}}
+      {{- $caExpires = add $now (mul $caDays $day) -}}
+    {{- end -}}
     {{- $cert := genSignedCertWithKey (first $hosts | trunc 64) (list "127.0.0.1" "::1") (append $hosts "localhost") $days $ca (genPrivateKey "ecdsa") -}}
-    {{- $_ := set $tls "ca" $ca.Cert -}}
-    {{- $_ := set $tls "cert" $cert.Cert -}}
-    {{- $_ := set $tls "key" $cert.Key -}}
-    {{- $_ := set $tls "expires" (add (now | unixEpoch | int64) (mul $days 86400) | toString) -}}
+    {{- $expires = add $now (mul $days $day) -}}
+    {{- $tls = merge (dict "ca" $ca.Cert "caKey" $ca.Key "cert" $cert.Cert "key" $cert.Key) $tls -}}
   {{- end -}}
-  {{- $_ := set $tls "names" $names -}}
+  {{- $tls = merge (dict "names" $names "expires" (toString $expires) "caExpires" (toString $caExpires)) $tls -}}
 {{- end -}}
 {{- $_ := set .Values "made" (dict "tls" $tls) -}}
 {{- end -}}
