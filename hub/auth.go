@@ -25,12 +25,16 @@ const (
 	// Part is for routes of parts of sessions: an Agent hands in its node's,
 	// an Operator those of an import.
 	Part Role = "part"
+
+	// Object is for what snapshots consist of: a Viewer may see how they are
+	// made up, and an Exporter what was recorded. Authorise is asked for either.
+	Object Role = "object"
 )
 
 // An Identity is who sends a request, as far as Config.Authorise found out.
 type Identity struct {
 	User       string
-	Role       Role   // as which the request is let in; never Part
+	Role       Role   // as which the request is let in; neither Part nor Object
 	Node       string // of an Agent: the only one that it speaks for
 	Credential string // id of the token, as the audit log of its issuer has it; "" when there is none
 }
@@ -48,6 +52,14 @@ func identity(r *http.Request) *Identity {
 func (h *Hub) authorise(r *http.Request, role Role) (*http.Request, error) {
 	if h.cfg.Authorise == nil {
 		return r, nil
+	}
+	if role == Object {
+		switch r.PathValue("kind") + "/" {
+		case manifest.SnapshotsDir, manifest.KindInventory + "/":
+			role = Viewer
+		default:
+			role = Exporter
+		}
 	}
 	id, err := h.cfg.Authorise(r, role)
 	if id != nil {

@@ -42,7 +42,7 @@ func (h *Hub) routes() []route {
 		{"DELETE", v1 + "/snapshots/{ref}", Operator, soon(h.deleteSnapshot)},
 		{"GET", v1 + "/snapshots/{ref}/pcap", Exporter, h.exportPcap},
 		{"GET", v1 + "/snapshots/{ref}/archive", Exporter, h.exportArchive},
-		{"GET", v1 + "/objects/{kind}/{group}/{name}", Exporter, h.getObject},
+		{"GET", v1 + "/objects/{kind}/{group}/{name}", Object, h.getObject},
 		{"POST", v1 + "/agents/{node}/poll", Agent, h.poll},
 		{"POST", v1 + "/sessions/{id}/nodes/{node}/grants", Part, h.grant},
 		{"POST", v1 + "/sessions/{id}/nodes/{node}/progress", Part, h.progress},

@@ -43,7 +43,11 @@ func (h *Hub) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 		h.audit(r, "create", err, "name", req.Name)
 		return err
 	}
-	h.audit(r, "create", nil, "snapshot", s.id, "name", s.name, "nodes", len(want.Nodes), "window", api.Span(want.Window), "import", want.Import)
+	what, span := "window", api.Span(want.Window)
+	if want.Import {
+		what, span = "import", "true"
+	}
+	h.audit(r, "create", nil, "snapshot", s.id, "name", s.name, "nodes", len(want.Nodes), what, span)
 	if r.Context().Err() != nil {
 		// Whoever asked is gone, and never heard its id.
 		_, err := h.giveUp(r, s)

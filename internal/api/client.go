@@ -357,6 +357,8 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		return &hubError{fmt.Sprintf("the hub's host %s cannot be found: check the name %s", c.base.Hostname(), choose), err}
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &hubError{fmt.Sprintf("the hub at %s does not answer in time: try again, or see its log %s", c.name, choose), err}
+	case dialFailed(err) && !isLoopback(c.base.Hostname()):
+		return &hubError{fmt.Sprintf("nothing answers at %s: is the hub running? %s", c.Base(), choose), err}
 	case dialFailed(err):
 		return &hubError{fmt.Sprintf("nothing listens at %s: is `pcapsule up` running? %s", c.Base(), choose), err}
 	default:

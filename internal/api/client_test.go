@@ -129,7 +129,7 @@ func TestPatienceEnds(t *testing.T) {
 		if took := time.Since(began); took > time.Minute || took < 50*time.Second {
 			t.Errorf("gave up after %s", took)
 		}
-		want := "nothing listens at http://hub:1: is `pcapsule up` running? (--hub URL or PCAPSULE_HUB to choose another)"
+		want := "nothing answers at http://hub:1: is the hub running? (--hub URL or PCAPSULE_HUB to choose another)"
 		if !errors.Is(err, ErrUnreachable) || err.Error() != want {
 			t.Errorf("%v", err)
 		}
