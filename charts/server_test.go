@@ -411,6 +411,7 @@ func TestPermissions(t *testing.T) {
 		{"ann", "", own("hub.pcapsule", "viewer", "", "use"), false}, // the token is for that
 		{"bob", "", own("", "serviceaccounts/token", "pcapsule-viewer", "create"), false},
 		{"bob", "sre", own("", "serviceaccounts/token", "pcapsule-operator", "create"), true},
+		{"bob", "sre", own("", "serviceaccounts/token", "pcapsule-viewer", "create"), true},
 		{"bob", "sre", own("", "serviceaccounts/token", "pcapsule-exporter", "create"), false},
 	} {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: tc.user, ResourceAttributes: &tc.what}}
