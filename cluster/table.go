@@ -94,6 +94,19 @@ func (r Ref) Path() string {
 	return r.Namespace + "/" + r.Name
 }
 
+// Ref names the record's object; it is zero when it has none.
+func (r *Record) Ref() Ref {
+	m := r.Meta()
+	if m == nil {
+		return Ref{}
+	}
+	kind := kindOf(r)
+	if r.Workload != nil {
+		kind = r.Workload.Kind
+	}
+	return Ref{Kind: kind, Namespace: m.Namespace, Name: m.Name, UID: m.UID}
+}
+
 // compare is by kind, namespace, name and UID.
 func (o *Object) compare(p *Object) int {
 	return cmp.Or(strings.Compare(o.Kind, p.Kind), strings.Compare(o.Namespace, p.Namespace),

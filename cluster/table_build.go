@@ -195,11 +195,11 @@ func (c *Chunk) Record(r *Record) error {
 }
 
 // hub is a time of the recorder by the hub's clock.
-func (c *Chunk) hub(ns int64) int64 { return hubTime(c.clock, ns) }
+func (c *Chunk) hub(ns int64) int64 { return HubTime(c.clock, ns) }
 
-// hubTime is a time by a node's clock in the hub's. An offset that is within its
+// HubTime is a time by a node's clock in the hub's. An offset that is within its
 // own error says nothing, as in manifest.Clock.Window.
-func hubTime(c manifest.Clock, ns int64) int64 {
+func HubTime(c manifest.Clock, ns int64) int64 {
 	if c.Offset <= c.Error && c.Offset.Add(c.Error) >= 0 {
 		return ns
 	}
@@ -212,7 +212,7 @@ func (b *Builder) own(node string, t time.Time) int64 {
 	if t.IsZero() || !Representable(t) {
 		return 0
 	}
-	return max(hubTime(b.clocks[node], t.UnixNano()), 1)
+	return max(HubTime(b.clocks[node], t.UnixNano()), 1)
 }
 
 // gap takes note that what is listed between two times may have changed unseen.

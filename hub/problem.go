@@ -36,6 +36,7 @@ func problem(err error) *api.Error {
 	var node *pcapgen.UnknownNodeError
 	var iface *pcapgen.UnknownInterfaceError
 	var mixed *pcapgen.MixedLinkTypesError
+	var name *pcapgen.UnknownNameError
 	switch {
 	case errors.As(err, &e):
 		return e
@@ -51,9 +52,13 @@ func problem(err error) *api.Error {
 		return refuse(http.StatusNotFound, api.CodeUnknownNode, "%v", node)
 	case errors.As(err, &iface):
 		return refuse(http.StatusNotFound, api.CodeNotFound, "%v", iface)
+	case errors.As(err, &name):
+		return refuse(http.StatusNotFound, api.CodeUnknownName, "%v", name)
+	case errors.Is(err, pcapgen.ErrNoKubernetes):
+		return refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "%v", err)
 	case errors.As(err, &mixed):
 		return refuse(http.StatusUnprocessableEntity, api.CodeMixedLinks, "%v", mixed)
-	case errors.Is(err, pcapgen.ErrWindow):
+	case errors.Is(err, pcapgen.ErrWindow), errors.Is(err, pcapgen.ErrManyNames):
 		return invalid("%v", err)
 	case errors.Is(err, store.ErrNoSpace):
 		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "no space left in the store: free some, delete snapshots and sweep, or choose another store (%v)", err)

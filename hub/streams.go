@@ -24,12 +24,15 @@ const stallTime = 2 * time.Minute
 // exportPcap serves GET /api/v1/snapshots/{ref}/pcap.
 func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	req := pcapgen.Request{Nodes: q["node"], Interfaces: q["interface"]}
+	req := pcapgen.Request{
+		Nodes: q["node"], Interfaces: q["interface"],
+		Pods: q["pod"], Namespaces: q["namespace"], Services: q["service"],
+	}
 	for key := range q {
 		switch key {
-		case "from", "to", "node", "interface", "format":
+		case "from", "to", "node", "interface", "pod", "namespace", "service", "format", "plain":
 		default:
-			return invalid("%.40q is no parameter of an export: there are from, to, node, interface and format", key)
+			return invalid("%.40q is no parameter of an export: there are from, to, node, interface, pod, namespace, service, format and plain", key)
 		}
 	}
 	var err error
@@ -42,6 +45,9 @@ func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if req.To, err = queryTime(q.Get("to")); err != nil {
+		return err
+	}
+	if req.Plain, err = queryBool("plain", q.Get("plain")); err != nil {
 		return err
 	}
 	snap, err := h.find(r.Context(), r.PathValue("ref"))
@@ -71,6 +77,16 @@ func queryTime(s string) (int64, error) {
 		return 0, invalid("time %.40q: want one like 2026-11-23T14:32:00Z", s)
 	}
 	return t.UnixNano(), nil
+}
+
+func queryBool(name, s string) (bool, error) {
+	switch s {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, invalid("%s is %.40q: want true or false", name, s)
 }
 
 // exportArchive serves GET /api/v1/snapshots/{ref}/archive.
@@ -266,13 +282,9 @@ func (h *Hub) sweep(w http.ResponseWriter, r *http.Request) error {
 	if err := h.awaitReady(r.Context()); err != nil {
 		return err
 	}
-	dry := false
-	switch q := r.URL.Query().Get("dry_run"); q {
-	case "", "false":
-	case "true":
-		dry = true
-	default:
-		return invalid("dry_run is %.40q: want true or false", q)
+	dry, err := queryBool("dry_run", r.URL.Query().Get("dry_run"))
+	if err != nil {
+		return err
 	}
 	report, err := h.archive.Sweep(r.Context(), archive.SweepOptions{Now: h.now, DryRun: dry})
 	h.audit(r, "sweep", err, "dry_run", dry, "scanned", report.Scanned, "deleted", report.Deleted, "freed", report.Freed)

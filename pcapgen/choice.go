@@ -2,6 +2,7 @@ package pcapgen
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -23,6 +24,9 @@ type choice struct {
 
 // maxNames bounds the names of one request.
 const maxNames = 1000
+
+// ErrManyNames is wrapped by the error for a request with too many names.
+var ErrManyNames = errors.New("too many names of pods, namespaces and services")
 
 // UnknownNameError is the error for a name that nothing in the snapshot has.
 type UnknownNameError struct {
@@ -51,7 +55,7 @@ func newChoice(t *cluster.Table, req *Request) (*choice, error) {
 		return nil, nil
 	}
 	if n := len(req.Pods) + len(req.Namespaces) + len(req.Services); n > maxNames {
-		return nil, fmt.Errorf("%d names are too many: at most %d at a time, and * stands for many", n, maxNames)
+		return nil, fmt.Errorf("%w: %d, at most %d (* stands for many)", ErrManyNames, n, maxNames)
 	}
 	c := &choice{table: t}
 	if len(req.Namespaces) > 0 {

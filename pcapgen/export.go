@@ -53,7 +53,7 @@ func withKubernetes(ctx context.Context, src Source, req *Request, p *plan) (k k
 	case !annotate && !req.byName():
 		return k, nil
 	case !hasKubernetes(src.Manifest) && req.byName():
-		return k, fmt.Errorf("choose by names of a cluster: %w", ErrNoKubernetes)
+		return k, fmt.Errorf("%w, by which pods, namespaces and services could be told", ErrNoKubernetes)
 	case !hasKubernetes(src.Manifest):
 		return k, nil
 	}

@@ -45,15 +45,16 @@ func exitCode(err error) int {
 		return ce.code
 	}
 	var ae *api.Error
-	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks || ae.Code == api.CodeUnknownNode) {
+	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks || ae.Code == api.CodeUnknownNode || ae.Code == api.CodeUnknownName) {
 		return exitUsage
 	}
 	var (
 		node  *pcapgen.UnknownNodeError
 		iface *pcapgen.UnknownInterfaceError
 		links *pcapgen.MixedLinkTypesError
+		name  *pcapgen.UnknownNameError
 	)
-	if errors.As(err, &node) || errors.As(err, &iface) || errors.As(err, &links) || errors.Is(err, pcapgen.ErrWindow) {
+	if errors.As(err, &node) || errors.As(err, &iface) || errors.As(err, &links) || errors.As(err, &name) || errors.Is(err, pcapgen.ErrWindow) {
 		return exitUsage
 	}
 	return exitFailed

@@ -19,7 +19,25 @@ func pcapCommand() *cli.Command {
 		Description: `Merges the chunks of all nodes, in order of time. The same request always gives
 the same bytes. A damaged chunk ends the export with an error, and no file.
 
+With --pod, --namespace and --service, names mean what they meant when the packet
+was seen: an address that was given to another pod is that pod's from then on.
+Each may be repeated. A packet is exported when its source or its destination has
+one of the pods' names, if any are given, and likewise one of the namespaces and
+of the services. A service has its own addresses and those of the pods behind it.
+A pod is NAMESPACE/NAME, or NAME in the given namespaces or in any; * stands for
+any characters. A pod on its node's network has no address of its own: choosing
+it gives all packets of its node, and its namespace does not count it. Addresses
+inside tunnels (VXLAN, Geneve, GRE, IP in IP) count as well.
+
+Where the snapshot has records of Kubernetes, a pcapng says the names of addresses
+(in Wireshark: View, Name Resolution, Resolve Network Addresses), has a comment on
+each packet with who it is from and to, and a row for each event of the cluster.
+--plain leaves all of that out.
+
    pcapsule snapshot pcap outage -w outage.pcapng
+   pcapsule snapshot pcap outage --pod shop/web-7d9f-abcde -w web.pcapng
+   pcapsule snapshot pcap outage --namespace shop --service db -w db.pcapng
+   pcapsule snapshot pcap outage --pod 'shop/web-*' --service shop/db -w between.pcapng
    pcapsule snapshot pcap outage -w - | tshark -r -
    pcapsule snapshot pcap outage --node web-1 --from 14:32:00 --to 14:32:30 -w web-1.pcapng
    pcapsule snapshot pcap outage --format pcap --interface eth0 -w old-tools.pcap
@@ -28,8 +46,12 @@ the same bytes. A damaged chunk ends the export with an error, and no file.
 			writeFlag("write to `FILE`, or to standard output for - (the default)"),
 			&cli.StringSliceFlag{Name: "node", Usage: "only packets of this `NODE`; may be repeated"},
 			&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Usage: "only packets of the interface `NAME`; may be repeated"},
+			&cli.StringSliceFlag{Name: "pod", Usage: "only packets from or to this pod: `NAMESPACE/NAME`; may be repeated"},
+			&cli.StringSliceFlag{Name: "namespace", Usage: "only packets from or to pods and services of the namespace `NAME`; may be repeated"},
+			&cli.StringSliceFlag{Name: "service", Usage: "only packets from or to this service, or the pods behind it: `NAMESPACE/NAME`; may be repeated"},
 			&cli.StringFlag{Name: "from", Usage: "only packets from `TIME` on: RFC 3339, or 14:32 for today"},
 			&cli.StringFlag{Name: "to", Usage: "only packets before `TIME`"},
+			&cli.BoolFlag{Name: "plain", Usage: "packets only, without names, comments and events"},
 			&cli.StringFlag{Name: "format", Value: pcapgen.PcapNG.String(), Usage: "`FORMAT`: pcapng or pcap"},
 		}, targetFlags()),
 		BashComplete: completeSnapshots,
@@ -59,27 +81,14 @@ func exportPcap(c *cli.Context) error {
 }
 
 func exportRequest(c *cli.Context) (req pcapgen.Request, err error) {
-	now := time.Now()
 	req.Nodes, req.Interfaces = c.StringSlice("node"), c.StringSlice("interface")
+	req.Pods, req.Namespaces, req.Services = c.StringSlice("pod"), c.StringSlice("namespace"), c.StringSlice("service")
+	req.Plain = c.Bool("plain")
 	if req.Format, err = pcapgen.ParseFormat(c.String("format")); err != nil {
 		return req, usagef("--format: %v", err)
 	}
-	for _, f := range []struct {
-		name string
-		to   *int64
-	}{{"from", &req.From}, {"to", &req.To}} {
-		if c.IsSet(f.name) {
-			t, err := parseTime(c.String(f.name), now)
-			if err != nil {
-				return req, usagef("--%s: %v", f.name, err)
-			}
-			*f.to = t.UnixNano()
-		}
-	}
-	if req.From != 0 && req.To != 0 && req.From >= req.To {
-		return req, usagef("--to is not after --from")
-	}
-	return req, nil
+	req.From, req.To, err = timeRange(c)
+	return req, err
 }
 
 // export writes the capture to w.
@@ -96,7 +105,10 @@ func export(c *cli.Context, ref string, req pcapgen.Request, w io.Writer) error 
 	if err != nil {
 		return err
 	}
-	q := api.PcapQuery{Nodes: req.Nodes, Interfaces: req.Interfaces, Format: req.Format.String()}
+	q := api.PcapQuery{
+		Nodes: req.Nodes, Interfaces: req.Interfaces, Pods: req.Pods, Namespaces: req.Namespaces, Services: req.Services,
+		Format: req.Format.String(), Plain: req.Plain,
+	}
 	if req.From != 0 {
 		q.From = time.Unix(0, req.From)
 	}

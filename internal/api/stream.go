@@ -35,8 +35,17 @@ type PcapQuery struct {
 	From, To   time.Time // half open, in UTC; zero is the snapshot's end of the window
 	Nodes      []string
 	Interfaces []string
-	Format     string // FormatPcapNG or FormatPcap
+
+	// By the names that a cluster knew at each packet's time.
+	Pods, Namespaces, Services []string
+
+	Format string // FormatPcapNG or FormatPcap
+	Plain  bool   // without names and events
 }
+
+// CodeUnknownName is the code of the error, with status 404, for a name that no
+// pod, namespace or service in the snapshot has.
+const CodeUnknownName = "unknown-name"
 
 func (q PcapQuery) values() url.Values {
 	v := url.Values{}
@@ -46,14 +55,13 @@ func (q PcapQuery) values() url.Values {
 	if !q.To.IsZero() {
 		v.Set("to", q.To.UTC().Format(time.RFC3339Nano))
 	}
-	for _, n := range q.Nodes {
-		v.Add("node", n)
-	}
-	for _, i := range q.Interfaces {
-		v.Add("interface", i)
-	}
+	v["node"], v["interface"] = q.Nodes, q.Interfaces
+	v["pod"], v["namespace"], v["service"] = q.Pods, q.Namespaces, q.Services
 	if q.Format != "" {
 		v.Set("format", q.Format)
+	}
+	if q.Plain {
+		v.Set("plain", "true")
 	}
 	return v
 }

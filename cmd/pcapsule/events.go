@@ -1,0 +1,232 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"pcapsule/archive"
+	"pcapsule/cluster"
+	"pcapsule/internal/api"
+	"pcapsule/manifest"
+	"pcapsule/pcapgen"
+)
+
+func eventsCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "events",
+		Usage:     "list what happened in the Kubernetes cluster of a snapshot",
+		UsageText: "pcapsule snapshot events REF [--namespace NAME]... [--pod NAMESPACE/NAME]...",
+		Description: `The events that Kubernetes reported, and the lives of pods and their containers,
+in order of time (the hub's; see docs/kubernetes.md). With -o json: the records
+themselves, a line each, as cluster/FORMAT.md describes them.
+
+   pcapsule snapshot events outage
+   pcapsule snapshot events outage --namespace shop --from 14:32:00 --to 14:33:00
+   pcapsule snapshot events outage --pod 'shop/db-*' --store outage.tar
+   pcapsule snapshot events outage -o json | jq -r 'select(.event) | .event.message'`,
+		Flags: flags([]cli.Flag{
+			&cli.StringSliceFlag{Name: "namespace", Usage: "only what is in namespace `NAME`; may be repeated, * stands for any characters"},
+			&cli.StringSliceFlag{Name: "pod", Usage: "only what is about the pod `NAMESPACE/NAME`, or NAME in any namespace; may be repeated, * stands for any characters"},
+			&cli.StringFlag{Name: "from", Usage: "only from `TIME` on: RFC 3339, or 14:32 for today"},
+			&cli.StringFlag{Name: "to", Usage: "only before `TIME`"},
+			outputFlag(),
+		}, targetFlags()),
+		BashComplete: completeSnapshots,
+		Action:       events,
+	}
+}
+
+func events(c *cli.Context) error {
+	ref, err := argument(c, "snapshot")
+	if err != nil {
+		return err
+	}
+	from, to, err := timeRange(c)
+	if err != nil {
+		return err
+	}
+	snap, src, err := openSnapshot(c, ref)
+	if err != nil {
+		return err
+	}
+	if snap == nil {
+		return nil // still being made; openSnapshot printed it
+	}
+	window := snap.Manifest.Window
+	if from == 0 {
+		from = int64(window.From)
+	}
+	if to == 0 {
+		to = int64(window.To)
+	}
+	about, err := aboutOf(c)
+	if err != nil {
+		return err
+	}
+	if wantsJSON(c) {
+		return writeRecords(c, src, from, to, about)
+	}
+	t, err := pcapgen.KubernetesTable(c.Context, src, from, to)
+	if err != nil {
+		return err
+	}
+	return writeNotes(c.App.Writer, t, about)
+}
+
+// timeRange reads --from and --to; 0 is what is not given.
+func timeRange(c *cli.Context) (from, to int64, err error) {
+	now := time.Now()
+	for _, f := range []struct {
+		name string
+		to   *int64
+	}{{"from", &from}, {"to", &to}} {
+		if c.IsSet(f.name) {
+			t, err := parseTime(c.String(f.name), now)
+			if err != nil {
+				return 0, 0, usagef("--%s: %v", f.name, err)
+			}
+			*f.to = t.UnixNano()
+		}
+	}
+	if from != 0 && to != 0 && from >= to {
+		return 0, 0, usagef("--to is not after --from")
+	}
+	return from, to, nil
+}
+
+// openSnapshot finds a snapshot in a store or at a hub, to read what it holds. Of
+// one that is still being made it prints the state and returns nil.
+func openSnapshot(c *cli.Context, ref string) (*archive.Snapshot, pcapgen.Source, error) {
+	var a *archive.Archive
+	var snap *archive.Snapshot
+	var err error
+	if hasStore(c) {
+		if a, snap, err = findStored(c, ref); err != nil {
+			return nil, pcapgen.Source{}, err
+		}
+	} else {
+		client, err := openHub(c)
+		if err != nil {
+			return nil, pcapgen.Source{}, err
+		}
+		s, err := client.Snapshot(c.Context, ref)
+		if err != nil {
+			return nil, pcapgen.Source{}, err
+		}
+		if s.Status == api.Creating || s.Status == api.Failed {
+			return nil, pcapgen.Source{}, printSnapshot(c, s)
+		}
+		a = hubArchive(client)
+		if snap, err = a.Load(c.Context, s.ID); err != nil {
+			return nil, pcapgen.Source{}, err
+		}
+	}
+	return snap, pcapgen.Source{Manifest: snap.Manifest, Store: a.Store(), Inventory: snap.Inventory}, nil
+}
+
+// aboutOf tells of an object whether --namespace and --pod want it.
+func aboutOf(c *cli.Context) (func(cluster.Ref) bool, error) {
+	namespaces, pods := c.StringSlice("namespace"), c.StringSlice("pod")
+	for _, p := range append(append([]string(nil), namespaces...), pods...) {
+		if _, err := path.Match(p, ""); err != nil {
+			return nil, usagef("%q is no name", p)
+		}
+	}
+	matches := func(patterns []string, name func(pattern string) string) bool {
+		for _, p := range patterns {
+			if ok, _ := path.Match(p, name(p)); ok {
+				return true
+			}
+		}
+		return len(patterns) == 0
+	}
+	return func(r cluster.Ref) bool {
+		inNamespace := matches(namespaces, func(string) string {
+			if r.Kind == cluster.KindNamespace {
+				return r.Name
+			}
+			return r.Namespace
+		})
+		isPod := matches(pods, func(pattern string) string {
+			if strings.Contains(pattern, "/") {
+				return r.Path()
+			}
+			return r.Name
+		})
+		return inNamespace && isPod && (len(pods) == 0 || r.Kind == cluster.KindPod)
+	}, nil
+}
+
+func writeNotes(w io.Writer, t *cluster.Table, about func(cluster.Ref) bool) error {
+	rows := [][]string{{"TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"}}
+	notes, lost := t.Notes()
+	for i := range notes {
+		n := &notes[i]
+		if !about(n.About) {
+			continue
+		}
+		kind := "Normal"
+		if n.Warning {
+			kind = "Warning"
+		}
+		message := n.Message
+		if n.Count > 1 {
+			message += " (x" + strconv.Itoa(n.Count) + ")"
+		}
+		rows = append(rows, []string{
+			exact(manifest.Nanos(n.Time).Time()), kind, n.Reason, strings.ToLower(n.About.Kind) + "/" + n.About.Path(), message,
+		})
+	}
+	if err := writeTable(w, rows...); err != nil {
+		return err
+	}
+	if lost > 0 {
+		_, err := fmt.Fprintf(w, "and %s more: choose a part with --from and --to\n", count(lost, "event"))
+		return err
+	}
+	return nil
+}
+
+// writeRecords writes what changed and what was reported, as it was recorded. What
+// a recorder knew when it began a chunk is left out.
+func writeRecords(c *cli.Context, src pcapgen.Source, from, to int64, about func(cluster.Ref) bool) error {
+	var clock manifest.Clock
+	seen := map[string]bool{} // events: a second recorder tells them again
+	return pcapgen.KubernetesLines(c.Context, src, nil, func(at int64, line []byte) error {
+		r, err := cluster.Decode(line)
+		if err != nil {
+			return err
+		}
+		of := cluster.Ref{}
+		switch {
+		case r.Op == cluster.OpKeyframe:
+			clock = r.Keyframe.Clock
+			return nil
+		case r.Op == cluster.OpEvent:
+			of = r.Event.About
+			key := fmt.Sprint(r.Event.UID, " ", r.Event.Count, " ", r.Event.Last.UnixNano())
+			if seen[key] {
+				return nil
+			}
+			seen[key] = true
+		case r.Op == cluster.OpSet || r.Op == cluster.OpGone:
+			if of = r.Ref(); of.Kind == "" {
+				return nil
+			}
+		case r.Op == cluster.OpGap && len(c.StringSlice("namespace"))+len(c.StringSlice("pod")) == 0:
+		default:
+			return nil
+		}
+		if hub := cluster.HubTime(clock, at); hub < from || hub >= to || of.Kind != "" && !about(of) {
+			return nil
+		}
+		_, err = c.App.Writer.Write(append(line[:len(line):len(line)], '\n'))
+		return err
+	})
+}
