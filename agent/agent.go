@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,7 @@ import (
 	"pcapsule/agent/kubernetes"
 	"pcapsule/agent/packets"
 	"pcapsule/agent/ring"
+	"pcapsule/agent/targets"
 	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
@@ -56,6 +58,10 @@ type Config struct {
 
 	Kubernetes *rest.Config // the API server of the cluster that this node is one of; none when nil
 	Lease      string       // namespace/name: says which of the cluster's agents records the stream kubernetes
+
+	Pods          targets.Selection // whose packets are recorded, on a node of a cluster
+	Own           *packets.Own      // connections that are not recorded; the agent adds its own. May be nil
+	CaptureBuffer int               // bytes of memory in which packets wait; chosen when 0
 
 	NoPromiscuous bool // leave the named interfaces as they are; see packets.Config
 
@@ -95,6 +101,7 @@ type agent struct {
 	rec    *recorder
 	source source
 	client *api.Client
+	pods   *targets.Watcher // nil when this node is of no cluster
 
 	cluster clusterSource // nil when this node is of no cluster
 	events  sealMark      // of the stream kubernetes
@@ -127,7 +134,8 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	if err != nil {
 		return err
 	}
-	client, err := api.NewClient(cfg.HubURL, cfg.HubOptions...)
+	options := append(slices.Clone(cfg.HubOptions), api.WithConnections(cfg.Own.DialContext))
+	client, err := api.NewClient(cfg.HubURL, options...)
 	if err != nil {
 		return err
 	}
@@ -141,10 +149,18 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	versions.Agent = manifest.Clean(cfg.Version)
 	rec := newRecorder(r, cfg, chunker.Header{Node: cfg.Node, OS: versions.OS, Application: "pcapsule " + cfg.Version}, now)
 	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions}
-	a.source, err = capture(packets.Config{
-		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, Exclude: a.excluded(ctx),
+	captured := packets.Config{
+		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, RingSize: cfg.CaptureBuffer,
+		Own:         cfg.Own,
 		NewConsumer: rec.consumer, OnDrops: rec.drops, OnClockStep: a.stepped, Logger: cfg.Logger,
-	})
+	}
+	if cfg.Kubernetes == nil { // else capture does not wait for name servers
+		captured.Exclude = a.leaveOutHub(ctx)
+	}
+	if err := a.followPods(&captured); err != nil {
+		return errors.Join(err, r.Close())
+	}
+	a.source, err = capture(captured)
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
@@ -165,6 +181,10 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 		return nil
 	})
 	g.Go(func() error { a.serve(ctx); return nil })
+	if a.pods != nil {
+		g.Go(func() error { a.pods.Run(ctx); return nil })
+		g.Go(func() error { a.leaveOutHub(ctx); return nil })
+	}
 	if a.cluster != nil {
 		g.Go(func() error { a.cluster.Run(ctx); return nil })
 	}
@@ -204,6 +224,10 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Own == nil {
+		c.Own = new(packets.Own)
+	}
+	c.Kubernetes = ownConnections(c.Kubernetes, c.Own)
 	c.RingSize = cmp.Or(c.RingSize, DefaultRingSize)
 	if c.RingSize < minRing {
 		return c, fmt.Errorf("ring of %d bytes is too small: give it at least %d MiB", c.RingSize, minRing>>20)

@@ -144,9 +144,10 @@ func over(err error) (ended, carried bool) {
 	return false, false
 }
 
-// excluded are the addresses whose traffic is not recorded: the hub's, which
-// would otherwise record its own transport.
-func (a *agent) excluded(ctx context.Context) []netip.AddrPort {
+// leaveOutHub finds the hub's addresses, whose traffic is not recorded: what its
+// clients export would be recorded again. It leaves them out, and returns them for
+// where that cannot be told the kernel later.
+func (a *agent) leaveOutHub(ctx context.Context) []netip.AddrPort {
 	list := slices.Clone(a.cfg.Exclude)
 	u, err := url.Parse(a.client.Base())
 	if err != nil {
@@ -164,10 +165,13 @@ func (a *agent) excluded(ctx context.Context) []netip.AddrPort {
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
 	if err != nil {
-		a.log.Warn("the hub's name is not known yet: traffic with it will be recorded too", "err", err)
+		a.log.Info("the hub's name is not known yet: what others exchange with it will be recorded", "err", err)
 	}
 	for _, ip := range addrs {
 		list = append(list, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
+	}
+	for _, hub := range list {
+		a.cfg.Own.LeaveOut(packets.TCP, hub) // for as long as this agent runs
 	}
 	return list
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"pcapsule/agent/packets"
 	"pcapsule/agent/ring"
 	"pcapsule/chunker"
 	"pcapsule/internal/api"
@@ -137,7 +138,7 @@ func TestPacketsThatNoChunkHolds(t *testing.T) {
 	}
 }
 
-func TestExcluded(t *testing.T) {
+func TestLeaveOutHub(t *testing.T) {
 	for base, want := range map[string]string{
 		"http://127.0.0.1:8898":  "127.0.0.1:8898",
 		"http://192.0.2.1":       "192.0.2.1:80",
@@ -148,8 +149,8 @@ func TestExcluded(t *testing.T) {
 			t.Fatal(err)
 		}
 		more := netip.MustParseAddrPort("192.0.2.9:1")
-		a := &agent{client: client, cfg: Config{Exclude: []netip.AddrPort{more}}, log: slog.New(slog.DiscardHandler)}
-		if d := cmp.Diff([]string{more.String(), want}, texts(a.excluded(t.Context()))); d != "" {
+		a := &agent{client: client, cfg: Config{Exclude: []netip.AddrPort{more}, Own: new(packets.Own)}, log: slog.New(slog.DiscardHandler)}
+		if d := cmp.Diff([]string{more.String(), want}, texts(a.leaveOutHub(t.Context()))); d != "" {
 			t.Errorf("%s (-want +got):\n%s", base, d)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 )
@@ -13,6 +14,14 @@ import (
 // "s3://bucket/prefix". It creates nothing. The settings of S3 come from where
 // its users have them, see LoadS3Options.
 func Open(ctx context.Context, location string) (Store, error) {
+	return OpenWith(ctx, location, nil)
+}
+
+// A Dialer connects, as net.Dialer.DialContext does.
+type Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// OpenWith is Open for those who care how connections are made.
+func OpenWith(ctx context.Context, location string, dial Dialer) (Store, error) {
 	scheme, rest, isURL := strings.Cut(location, "://")
 	switch {
 	case isURL && scheme == "s3":
@@ -20,6 +29,7 @@ func Open(ctx context.Context, location string) (Store, error) {
 		if err != nil {
 			return nil, err
 		}
+		opt.Dial = dial
 		return NewS3(ctx, opt)
 	case isURL:
 		return nil, fmt.Errorf("store %q: %q is not understood: use a folder, a .tar file or s3://bucket/prefix", location, scheme+"://")

@@ -44,6 +44,8 @@ type S3Options struct {
 	Backoff  time.Duration // before the second attempt; 200 ms when 0
 	Timeout  time.Duration // of a connection on which nothing moves; one minute when 0
 
+	Dial Dialer // how to connect to the service; a net.Dialer's way when nil
+
 	pageSize int // keys a page of a list; the service's own when 0
 }
 
@@ -194,11 +196,16 @@ func (s *S3) connect() error {
 
 func (o *S3Options) transport() (*http.Transport, error) {
 	timeout := cmp.Or(o.Timeout, defaultTimeout)
-	dialer := &net.Dialer{Timeout: min(timeout, 10*time.Second)}
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, addr)
+			ctx, cancel := context.WithTimeout(ctx, min(timeout, 10*time.Second))
+			defer cancel()
+			c, err := dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}

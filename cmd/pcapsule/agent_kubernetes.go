@@ -7,6 +7,7 @@ import (
 
 	"pcapsule/agent"
 	"pcapsule/agent/kubernetes"
+	"pcapsule/agent/targets"
 	"pcapsule/internal/kube"
 )
 
@@ -18,6 +19,9 @@ func agentKubernetesFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "kubernetes", EnvVars: []string{"PCAPSULE_KUBERNETES"}, Usage: "this machine is a node of a Kubernetes cluster: record what there is in it, one agent at a time"},
 		&cli.StringFlag{Name: "lease", EnvVars: []string{"PCAPSULE_LEASE"}, Usage: "agree with the other agents by the Lease `NAMESPACE/NAME` (default: " + defaultLease + " in the pod's namespace)"},
+		&cli.StringFlag{Name: "pod-regex", EnvVars: []string{"PCAPSULE_POD_REGEX"}, Usage: "record pods alone whose name contains a match of `REGEX`"},
+		&cli.StringSliceFlag{Name: "pod-namespaces", EnvVars: []string{"PCAPSULE_POD_NAMESPACES"}, Usage: "record pods of `NAMESPACE` alone; may be repeated"},
+		&cli.StringSliceFlag{Name: "exclude-namespaces", EnvVars: []string{"PCAPSULE_EXCLUDE_NAMESPACES"}, Usage: "record no pod of `NAMESPACE`; may be repeated"},
 	}
 }
 
@@ -25,10 +29,17 @@ func agentKubernetesFlags() []cli.Flag {
 // this process runs in, or else that of the kubeconfig.
 func agentKubernetes(c *cli.Context, cfg *agent.Config) error {
 	if !c.Bool("kubernetes") {
-		if c.IsSet("lease") {
-			return usagef("--lease is for nodes of a cluster: give --kubernetes, too")
+		for _, name := range []string{"lease", "pod-regex", "pod-namespaces", "exclude-namespaces"} {
+			if c.IsSet(name) {
+				return usagef("--%s is for nodes of a cluster: give --kubernetes, too", name)
+			}
 		}
 		return nil
+	}
+	var err error
+	cfg.Pods, err = targets.NewSelection(c.String("pod-regex"), c.StringSlice("pod-namespaces"), c.StringSlice("exclude-namespaces"))
+	if err != nil {
+		return usagef("--pod-regex: %v", err)
 	}
 	cfg.Lease = c.String("lease")
 	if cfg.Lease != "" {
@@ -38,7 +49,6 @@ func agentKubernetes(c *cli.Context, cfg *agent.Config) error {
 	}
 	kube.SetLogger(cfg.Logger)
 	namespace := ""
-	var err error
 	if os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
 		if cfg.Kubernetes, err = kube.InCluster(); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
+	"pcapsule/agent/packets"
 	"pcapsule/hub"
 	"pcapsule/manifest"
 	"pcapsule/store"
@@ -71,18 +72,19 @@ type served struct {
 	newKey   string // the file of a key that was made just now
 }
 
-// openServed opens all that a hub needs, so that what is wrong shows at once.
-func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
-	dir := c.String("data-dir")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data folder: %w (choose another with --data-dir)", err)
-	}
+// openServed opens all that a hub needs, so that what is wrong shows at once. Its
+// connections with the store are among own, which may be nil.
+func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served, error) {
 	cfg := hub.Config{
 		Version: versionString(), Logger: logger, Hosts: append(hostNames(c.String("listen")), c.StringSlice("host")...),
 	}
 	err := secure(c, logger, &cfg)
 	if err != nil {
 		return nil, err
+	}
+	dir := c.String("data-dir")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w (choose another with --data-dir)", err)
 	}
 	s := &served{}
 	if s.listener, err = listen(c.String("listen")); err != nil {
@@ -94,7 +96,7 @@ func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
 			s.listener.Close()
 		}
 	}()
-	if s.store, err = openHubStore(c.Context, c.String("store"), dir); err != nil {
+	if s.store, err = openHubStore(c.Context, c.String("store"), dir, own); err != nil {
 		return nil, err
 	}
 	if err := store.Probe(c.Context, s.store); err != nil {
@@ -119,12 +121,12 @@ func openServed(c *cli.Context, logger *slog.Logger) (*served, error) {
 }
 
 // openHubStore opens the store that a hub writes, a folder with upload grants.
-func openHubStore(ctx context.Context, location, dataDir string) (store.Store, error) {
+func openHubStore(ctx context.Context, location, dataDir string, own *packets.Own) (store.Store, error) {
 	if location == "" {
 		location = filepath.Join(dataDir, "store")
 	}
 	if strings.Contains(location, "://") {
-		return store.Open(ctx, location)
+		return store.OpenWith(ctx, location, own.DialContext)
 	}
 	// Grants outlive no hub: agents ask for new ones.
 	secret := make([]byte, 32)
@@ -216,7 +218,7 @@ API server whose tokens its clients come with; who did what is logged as JSON.`,
 			if err != nil {
 				return err
 			}
-			s, err := openServed(c, logger)
+			s, err := openServed(c, logger, nil)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pcapsule/agent"
+	"pcapsule/agent/packets"
 )
 
 func agentFlags() []cli.Flag {
@@ -22,6 +23,7 @@ func agentFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "chunk-age", Value: agent.DefaultChunkAge, Usage: "cut a chunk when its oldest packet is `DURATION` old"},
 		&cli.StringFlag{Name: "chunk-size", EnvVars: []string{"PCAPSULE_CHUNK_SIZE"}, Usage: "cut a chunk when `SIZE` of it is stored, up to 16MiB (default: 8MiB, less for a small ring)"},
 		&cli.IntFlag{Name: "workers", Usage: "capture with `N` threads (default: by the number of CPUs)"},
+		&cli.StringFlag{Name: "capture-buffer", EnvVars: []string{"PCAPSULE_CAPTURE_BUFFER"}, Usage: "let packets wait in `SIZE` of memory for the disk (default: 64MiB, and 16MiB with --kubernetes)"},
 	}
 }
 
@@ -44,6 +46,13 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 		if cfg.ChunkSize, err = parseSize(v); err != nil {
 			return cfg, usagef("--chunk-size: %v", err)
 		}
+	}
+	if v := c.String("capture-buffer"); v != "" {
+		n, err := parseSize(v)
+		if err != nil || n < 1<<20 || n > 4<<30 {
+			return cfg, usagef("--capture-buffer %s: want a size from 1MiB to 4GiB", v)
+		}
+		cfg.CaptureBuffer = int(n)
 	}
 	if cfg.Logger, err = newLogger(c); err != nil {
 		return cfg, err
@@ -81,7 +90,8 @@ func up(c *cli.Context) error {
 	if err := agent.Check(); err != nil {
 		return err
 	}
-	s, err := openServed(c, logger)
+	own := new(packets.Own) // of this process: what it captures is not its own traffic
+	s, err := openServed(c, logger, own)
 	if err != nil {
 		return err
 	}
@@ -89,6 +99,7 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	cfg.Own = own
 	cfg.OnReady = func(r agent.Ready) {
 		announceAgent(c, cfg, r)
 		s.announce(c)

@@ -26,6 +26,7 @@ type options struct {
 	caPEM   []byte
 	token   TokenSource
 	dial    Dialer
+	every   Dialer
 	claimed string
 	name    string
 	log     *slog.Logger
@@ -78,6 +79,12 @@ func WithTokenFile(file string) Option {
 // than the network.
 func WithDialer(dial Dialer) Option {
 	return func(o *options) error { o.dial = dial; return nil }
+}
+
+// WithConnections makes the client dial by a function of the caller's wherever it
+// connects, to the hub and to the store.
+func WithConnections(dial Dialer) Option {
+	return func(o *options) error { o.every = dial; return nil }
 }
 
 // WithClaimedUser makes the client tell the hub whom its token was made for.
@@ -137,6 +144,9 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 	t.MaxIdleConnsPerHost = 32
 	t.DisableCompression = true // chunks are compressed already
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.every != nil {
+		t.DialContext = o.every
+	}
 	if hub && o.dial != nil {
 		o.reroute(t)
 	}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -252,5 +253,32 @@ func TestNoToken(t *testing.T) {
 	}
 	if _, err := c.Nodes(Patiently(t.Context(), time.Hour)); err == nil || err.Error() != "you may not" {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestConnections dials by the caller's function, to the hub and to where grants
+// lead.
+func TestConnections(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte("{}"))
+	}))
+	defer server.Close()
+	var dialled []string
+	c, err := NewClient("http://hub.test:80", WithConnections(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dialled = append(dialled, addr)
+		return new(net.Dialer).DialContext(ctx, network, server.Listener.Addr().String())
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Hub(t.Context()); err != nil {
+		t.Error(err)
+	}
+	grant := &store.Grant{URL: "http://store.test:80/object"}
+	if err := c.Upload(t.Context(), grant, strings.NewReader("x"), 1); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"hub.test:80", "store.test:80"}; !slices.Equal(dialled, want) {
+		t.Errorf("dialled %v, want %v", dialled, want)
 	}
 }
