@@ -15,6 +15,10 @@ import (
 // reportEvery is how often progress is reported, at most.
 const reportEvery = 500 * time.Millisecond
 
+// maxReport is how often it is reported at least, while it changes: hubs give up
+// on nodes that say nothing for minutes.
+const maxReport = 30 * time.Second
+
 // States of a part, as api.Progress has them.
 const (
 	stateSealing   = "sealing"
@@ -31,18 +35,19 @@ type reporter struct {
 	p  api.Progress
 }
 
-// reporter reports until it is stopped.
-func (a *agent) reporter(ctx context.Context, session string) *reporter {
+// reporter reports until it is stopped, no more often than the hub wants it.
+func (a *agent) reporter(ctx context.Context, task api.Task) *reporter {
+	every := max(reportEvery, min(time.Duration(task.Report), maxReport))
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reporter{cancel: cancel, ended: make(chan struct{}), p: api.Progress{Node: a.cfg.Node, State: stateSealing}}
 	go func() {
 		defer close(r.ended)
 		var last api.Progress
 		for ctx.Err() == nil {
-			if p := r.now(); p != last && a.client.Progress(ctx, session, p) == nil {
+			if p := r.now(); p != last && a.client.Progress(ctx, task.Session, p) == nil {
 				last = p
 			}
-			sleep(ctx, reportEvery)
+			sleep(ctx, every)
 		}
 	}()
 	return r

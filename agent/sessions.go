@@ -94,7 +94,7 @@ func (a *agent) carryOut(ctx context.Context, s *session) {
 	deadline := a.local(s.task.Deadline)
 	ctx, cancel := context.WithTimeout(ctx, deadline.Sub(a.now()))
 	defer cancel()
-	report := a.reporter(ctx, s.task.Session)
+	report := a.reporter(ctx, s.task)
 	defer report.stop()
 	pause := minBackoff
 	for ctx.Err() == nil {

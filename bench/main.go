@@ -41,6 +41,7 @@ var benchmarks = []benchmark{
 	{"cut", "Cutting", false, cut},
 	{"capture", "Capture", true, capture},
 	{"second", "A second snapshot of the same window", true, second},
+	{"scale", "A hub of a thousand nodes", false, scale},
 }
 
 // bench is what all benchmarks share.

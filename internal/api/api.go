@@ -162,6 +162,7 @@ type Task struct {
 	Streams  []string          `json:"streams,omitempty"` // that are wanted; all when empty
 	Window   manifest.Interval `json:"window"`            // in the hub's time
 	Deadline time.Time         `json:"deadline"`          // in the hub's time; later answers are refused
+	Report   manifest.Nanos    `json:"report,omitempty"`  // progress need not be reported more often
 }
 
 // An Object is something a node wants in the store.
