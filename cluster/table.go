@@ -206,8 +206,9 @@ type Server struct {
 }
 
 // Serving tells which services addr served at a time, with the time of which that
-// holds. A pod counts from when it got its address, if its EndpointSlice listed
-// it, ready or not, within seconds of the cluster's listing its address.
+// holds. A pod counts for as long as its EndpointSlice lists it, ready or not,
+// and from when it got its address, or until it gave it up, if that is seconds
+// before, or after.
 func (t *Table) Serving(addr netip.Addr, ns int64) (servers []Server, from, until int64) {
 	a := Answer{From: math.MinInt64, Until: math.MaxInt64}
 	for _, c := range a.look(t.serving, addr.Unmap(), ns) {

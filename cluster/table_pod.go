@@ -266,8 +266,15 @@ func (b *Builder) serve(o *object, to holdsOf) {
 		}
 		if p := b.byUID[l.pod]; p != nil && p.pod != nil {
 			for i, pl := range p.all {
-				if pl.addr == l.addr && later(pl.first, lateness) >= l.first {
-					h.from = min(h.from, p.hold(i, 0).maybeFrom)
+				if pl.addr != l.addr {
+					continue
+				}
+				had := p.hold(i, 0)
+				if later(pl.first, lateness) >= l.first {
+					h.from = min(h.from, had.maybeFrom)
+				}
+				if had.maybeTo <= later(l.last, lateness) && had.maybeTo > l.first {
+					h.to = max(h.to, had.maybeTo)
 				}
 			}
 		}

@@ -180,7 +180,7 @@ func writeNotes(w io.Writer, t *cluster.Table, about func(cluster.Ref) bool) err
 			message += " (x" + strconv.Itoa(n.Count) + ")"
 		}
 		rows = append(rows, []string{
-			exact(manifest.Nanos(n.Time).Time()), kind, n.Reason, strings.ToLower(n.About.Kind) + "/" + n.About.Path(), message,
+			exact(manifest.Nanos(n.Time).Time()), kind, n.Reason, strings.ToLower(n.About.Kind) + " " + n.About.Path(), message,
 		})
 	}
 	if err := writeTable(w, rows...); err != nil {

@@ -52,10 +52,11 @@ func TestScripts(t *testing.T) {
 			return writeCaptures(e.WorkDir)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"bucket": func(ts *testscript.TestScript, neg bool, args []string) { bucket(t, ts, args) },
-			"exits":  exits,
-			"ready":  ready,
-			"flip":   flip,
+			"bucket":  func(ts *testscript.TestScript, neg bool, args []string) { bucket(t, ts, args) },
+			"cluster": clusterSnapshot,
+			"exits":   exits,
+			"ready":   ready,
+			"flip":    flip,
 		},
 	})
 }
