@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -33,13 +32,20 @@ func namesCluster(c *cli.Context) bool {
 	return c.String("kubeconfig") != "" || c.String("kube-context") != "" || c.String("hub-namespace") != ""
 }
 
-// roles that a command needs to have at the hub, by its name. Whoever exports or
-// operates may also view.
-var roles = map[string]string{
-	"list": "viewer", "show": "viewer",
-	"pcap": "exporter", "events": "exporter", "flows": "exporter", "download": "exporter", "verify": "exporter",
-	"create": "operator", "delete": "operator", "import": "operator", "sweep": "operator",
-	"hold": "operator", "release": "operator",
+// What commands may have to be at a hub. Whoever exports or operates may also
+// view, and need not have been given that role as well.
+var (
+	asViewer   = []string{"viewer", "exporter", "operator"}
+	asExporter = []string{"exporter"}
+	asOperator = []string{"operator"}
+)
+
+// roles has the role of each command that talks to a hub, by its name.
+var roles = map[string][]string{
+	"list": asViewer, "show": asViewer,
+	"pcap": asExporter, "events": asExporter, "flows": asExporter, "download": asExporter, "verify": asExporter,
+	"create": asOperator, "delete": asOperator, "import": asOperator, "sweep": asOperator,
+	"hold": asOperator, "release": asOperator,
 }
 
 // openCluster is a client of the hub in the cluster that the user means.
@@ -58,12 +64,12 @@ func openCluster(c *cli.Context) (*api.Client, error) {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "pcapsule: talking to the hub %s in namespace %s of %s\n", hub.Service, hub.Namespace, cluster)
 	role := roles[c.Command.Name]
-	if role == "" {
+	if role == nil {
 		return nil, fmt.Errorf("the command %s has no role at a hub", c.Command.Name)
 	}
 	return api.NewClient(hub.URL,
 		api.WithName(hub.Name()), api.WithDialer(hub.Dial), api.WithCACertificates(hub.CA),
-		api.WithToken(hub.Token(role, defaultAudience)), api.WithClaimedUser(hub.Whoami(c.Context)))
+		api.WithToken(hub.Token(defaultAudience, role...)), api.WithClaimedUser(hub.Whoami(c.Context)))
 }
 
 // listens tells whether anything does at a local address.
@@ -84,20 +90,26 @@ func hasKubeconfig() bool {
 	return !errors.Is(err, kube.ErrNoCluster)
 }
 
-// completeContexts offers contexts where --kube-context wants one, and tells
-// whether it did.
-func completeContexts(c *cli.Context, w io.Writer) bool {
-	args := os.Args
-	if len(args) < 3 || strings.TrimLeft(args[len(args)-2], "-") != "kube-context" {
-		return false
+// orContexts completes a word that follows --kube-context with a context of the
+// kubeconfig, and others with complete.
+func orContexts(complete cli.BashCompleteFunc) cli.BashCompleteFunc {
+	return func(c *cli.Context) {
+		// As the library does it: what is not parsed is not in the context.
+		if args := os.Args; len(args) < 3 || strings.TrimLeft(args[len(args)-2], "-") != "kube-context" {
+			if complete != nil {
+				complete(c)
+			} else {
+				cli.DefaultCompleteWithFlags(c.Command)(c)
+			}
+			return
+		}
+		names, err := kube.Contexts(c.String("kubeconfig"))
+		if err != nil {
+			return
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			fmt.Fprintln(c.App.Writer, name)
+		}
 	}
-	names, err := kube.Contexts(c.String("kubeconfig"))
-	if err != nil {
-		return true
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		fmt.Fprintln(w, name)
-	}
-	return true
 }

@@ -99,6 +99,7 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed, 4 partial.`,
 	}
 	eachCommand(app.Commands, func(c *cli.Command) {
 		c.OnUsageError = usageError
+		c.BashComplete = orContexts(c.BashComplete)
 		if len(c.Subcommands) > 0 {
 			c.Action = helpOrUnknown
 		} else {

@@ -1,6 +1,7 @@
 package reach
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -18,41 +19,52 @@ const (
 )
 
 // Token is a source of tokens of the service account of a role, for the hub's
-// audience. It keeps one until that nears its end: long exports outlive it, but
-// what is asked for later needs a new one.
-func (h *Hub) Token(role, audience string) func(context.Context) (string, error) {
-	var (
-		mu      sync.Mutex
-		account string
-		token   string
-		renew   time.Time
-		end     time.Time
-	)
-	return func(ctx context.Context) (string, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		now := time.Now()
-		if now.Before(renew) {
-			return token, nil
-		}
-		if account == "" {
-			var err error
-			if account, err = h.account(ctx, role); err != nil {
-				return "", err
-			}
-		}
-		fresh, life, err := h.request(ctx, account, role, audience)
-		if err != nil {
-			if now.Before(end) { // it may work next time
-				renew = now.Add(5 * time.Second)
-				return token, nil
-			}
+// audience: of the first of roles that the user may have. It keeps one until that
+// nears its end: long exports outlive it, but what is asked for later needs a new
+// one.
+func (h *Hub) Token(audience string, roles ...string) func(context.Context) (string, error) {
+	k := &keeper{hub: h, audience: audience, roles: roles}
+	return k.get
+}
+
+// keeper keeps a token.
+type keeper struct {
+	hub      *Hub
+	audience string
+	roles    []string // wanted: just the one, once a token of it was got
+
+	mu    sync.Mutex
+	token string
+	renew time.Time
+	end   time.Time
+}
+
+func (k *keeper) get(ctx context.Context) (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	if now.Before(k.renew) {
+		return k.token, nil
+	}
+	var refused error
+	for _, role := range k.roles {
+		fresh, life, err := k.hub.request(ctx, role, k.audience)
+		switch {
+		case err == nil:
+			// By the length of its life: this machine's clock may be wrong.
+			k.roles = []string{role}
+			k.token, k.renew, k.end = fresh, now.Add(life-tokenRest), now.Add(life)
+			return k.token, nil
+		case apierrors.IsForbidden(err):
+			refused = cmp.Or(refused, err)
+		case now.Before(k.end): // it may work next time
+			k.renew = now.Add(5 * time.Second)
+			return k.token, nil
+		default:
 			return "", err
 		}
-		// By the length of its life: this machine's clock may be wrong.
-		token, renew, end = fresh, now.Add(life-tokenRest), now.Add(life)
-		return token, nil
 	}
+	return "", refused
 }
 
 // account is the service account of a role: the one with its label, or where one
@@ -79,8 +91,12 @@ func (h *Hub) account(ctx context.Context, role string) (string, error) {
 	}
 }
 
-// request asks for a token, and tells how long it lives.
-func (h *Hub) request(ctx context.Context, account, role, audience string) (token string, life time.Duration, err error) {
+// request asks for a token of a role, and tells how long it lives.
+func (h *Hub) request(ctx context.Context, role, audience string) (token string, life time.Duration, err error) {
+	account, err := h.account(ctx, role)
+	if err != nil {
+		return "", 0, err
+	}
 	seconds := int64(tokenLife / time.Second)
 	var answer authenticationv1.TokenRequest
 	err = h.client.Post().AbsPath("/api/v1/namespaces/" + h.Namespace + "/serviceaccounts/" + account + "/token").
