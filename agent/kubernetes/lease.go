@@ -108,7 +108,7 @@ func (e *elector) try(ctx context.Context) (kept bool, pause time.Duration, err 
 		case holder == e.node:
 			kept = true
 		case unchanged >= leaseTime:
-		case unchanged > 0, overdue(lease, e.now()): // be sure, and do not look again at once with all others
+		case unchanged > 2*renewEvery, overdue(lease, e.now()): // be sure, and do not look again at once with all others
 			return false, leaseTime - unchanged + rand.N(2*time.Second), nil
 		default:
 			return false, e.look(), nil

@@ -34,7 +34,7 @@ const (
 	settled = 5 * time.Second
 
 	minPause = 200 * time.Millisecond
-	maxPause = 15 * time.Second
+	maxPause = 8 * time.Second
 
 	// What may not be seen is asked for again, in case that changes.
 	deniedPause = 2 * time.Minute
@@ -139,9 +139,8 @@ func (s *source) failed(ctx context.Context, err error) bool {
 	if errors.As(err, &silent) {
 		since = min(s.now().Sub(s.heard), silence)
 	}
-	isDenied := apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err)
 	switch {
-	case isDenied:
+	case isDenied(err):
 		s.version = ""
 		s.tell(ctx, news{kind: denied, err: err})
 		s.away = true
@@ -216,14 +215,10 @@ func (s *source) place(version string) {
 func (s *source) list(ctx context.Context) (watch.Interface, error) {
 	if !s.paged {
 		w, err := s.stream(ctx)
-		switch {
-		case apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || errors.Is(err, errNoEnd):
-			s.paged = true
-		case err != nil:
-			return nil, err
-		default:
-			return w, nil
+		if err == nil || !cannotStream(err) {
+			return w, err
 		}
+		s.paged = true
 	}
 	if err := s.pages(ctx); err != nil {
 		return nil, err
@@ -232,6 +227,19 @@ func (s *source) list(ctx context.Context) (watch.Interface, error) {
 }
 
 var errNoEnd = errors.New("the API server does not stream the initial state")
+
+// cannotStream tells whether a server answered that it does not stream the
+// initial state, which each version and each lack says in another way.
+func cannotStream(err error) bool {
+	var status apierrors.APIStatus
+	return errors.Is(err, errNoEnd) || errors.As(err, &status) &&
+		!isDenied(err) && !apierrors.IsUnauthorized(err) && !apierrors.IsTooManyRequests(err)
+}
+
+// isDenied tells whether a resource may not be seen, or is not there.
+func isDenied(err error) bool {
+	return apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err)
+}
 
 // watchRequest asks for a watch that tells now and then how far it is.
 func (s *source) watchRequest() *rest.Request {
