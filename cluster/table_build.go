@@ -414,9 +414,9 @@ func (c *Chunk) unlist(o *object, i int, at int64) {
 
 // list finds the listing that an item listed at a time belongs to, or begins one.
 func (c *Chunk) list(o *object, it item, ports []Port, at int64) int {
-	for i, ok := o.find(it); ok; {
+	if i, ok := o.find(it); ok {
 		l := &o.all[i]
-		if l.first > at && !l.closed || l.first <= at && (!l.closed || l.last >= at) {
+		if !l.closed || l.first <= at && l.last >= at {
 			l.first, l.last = min(l.first, at), max(l.last, at)
 			l.closed = false
 			if ports != nil {
@@ -424,7 +424,6 @@ func (c *Chunk) list(o *object, it item, ports []Port, at int64) int {
 			}
 			return i
 		}
-		break
 	}
 	c.b.listings++
 	o.all = append(o.all, listing{item: it, ports: ports, first: at, last: at})

@@ -151,7 +151,7 @@ func (t *nested) ip(b []byte, depth int) {
 	}
 	var e ends
 	var proto uint8
-	first := true // not a later fragment
+	var first bool // not a later fragment
 	switch b[0] >> 4 {
 	case 4:
 		n := int(b[0]&0xf) * 4
