@@ -58,6 +58,9 @@ func newCluster(t *testing.T, config *rest.Config) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, role := range []string{"viewer", "exporter", "operator"} {
+		c.settle(role, role)
+	}
 	return c
 }
 
@@ -79,6 +82,25 @@ func (c *cluster) allow(account string, roles ...string) {
 	}, metav1.CreateOptions{})
 	if err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// settle waits until RBAC, which follows what is stored by watches, knows what
+// an account may.
+func (c *cluster) settle(account, role string) {
+	c.t.Helper()
+	h := &holder{user: authenticationv1.UserInfo{Username: accountPrefix + c.ns + ":" + account}}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		ok, err := c.auth.access(c.t.Context(), h, hub.Role(role))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if ok {
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Fatal("RBAC does not follow")
+		}
 	}
 }
 
