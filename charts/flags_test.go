@@ -11,6 +11,7 @@ import (
 // The program knows every flag that the chart passes, and the values are such
 // that the flag takes.
 func TestFlags(t *testing.T) {
+	readAll(t, "../cmd/pcapsule")
 	binary := filepath.Join(t.TempDir(), "pcapsule")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../cmd/pcapsule")
 	if out, err := build.CombinedOutput(); err != nil {

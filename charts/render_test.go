@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,10 +33,28 @@ const kubeVersion = "1.37.2"
 
 var helmPath = sync.OnceValues(func() (string, error) { return tools.Path(context.Background(), "helm") })
 
+// readAll reads every file below a folder, and so tells `go test` that the results
+// depend on them: what other programs read it does not see, and would answer from
+// its cache.
+func readAll(t testing.TB, folder string) {
+	t.Helper()
+	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		_, err = os.ReadFile(path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // helm runs helm with files of its own, and returns its output; an error has what
 // it said.
 func helm(t testing.TB, kubeconfig string, args ...string) (string, error) {
 	t.Helper()
+	readAll(t, chart)
 	path, err := helmPath()
 	if err != nil {
 		t.Fatal(err)
