@@ -184,6 +184,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	if a.pods != nil {
 		g.Go(func() error { a.pods.Run(ctx); return nil })
 		g.Go(func() error { a.leaveOutHub(ctx); return nil })
+		g.Go(func() error { a.logLeftOut(ctx); return nil })
 	}
 	if a.cluster != nil {
 		g.Go(func() error { a.cluster.Run(ctx); return nil })
@@ -227,7 +228,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Own == nil {
 		c.Own = new(packets.Own)
 	}
-	c.Kubernetes = ownConnections(c.Kubernetes, c.Own)
+	c.Kubernetes = ownConnections(c.Kubernetes, c.Own, c.Logger)
 	c.RingSize = cmp.Or(c.RingSize, DefaultRingSize)
 	if c.RingSize < minRing {
 		return c, fmt.Errorf("ring of %d bytes is too small: give it at least %d MiB", c.RingSize, minRing>>20)

@@ -1,10 +1,10 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
-
-	"k8s.io/client-go/rest"
+	"time"
 
 	"pcapsule/agent/kubernetes"
 	"pcapsule/agent/packets"
@@ -63,14 +63,19 @@ func (a *agent) followPods(capture *packets.Config) error {
 	return nil
 }
 
-// ownConnections makes connections by cfg.Kubernetes those of own.
-func ownConnections(cfg *rest.Config, own *packets.Own) *rest.Config {
-	if cfg == nil {
-		return nil
+// leftOutEvery is how often it is logged what is left out.
+const leftOutEvery = 10 * time.Minute
+
+// logLeftOut tells now and then how much is not recorded on purpose, which is no
+// gap.
+func (a *agent) logLeftOut(ctx context.Context) {
+	for {
+		sleep(ctx, leftOutEvery)
+		if ctx.Err() != nil {
+			return
+		}
+		s := a.source.Stats()
+		a.log.Info("packets so far", "recorded", s.Packets, "left_out_own", s.LeftOut.Own, "left_out_between", s.LeftOut.Between,
+			"left_out_untargeted", s.LeftOut.Untargeted, "left_out_unknown", s.LeftOut.Unknown)
 	}
-	cfg = rest.CopyConfig(cfg)
-	if cfg.Dial == nil {
-		cfg.Dial = own.DialContext
-	}
-	return cfg
 }
