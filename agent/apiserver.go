@@ -15,6 +15,7 @@ import (
 	"time"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
 	"pcapsule/agent/packets"
@@ -110,7 +111,7 @@ func apiServers(ctx context.Context, cfg *rest.Config) ([]string, error) {
 		return nil, err
 	}
 	if c, ok := client.(*rest.RESTClient); ok {
-		defer c.Client.CloseIdleConnections()
+		defer utilnet.CloseIdleConnectionsFor(c.Client.Transport)
 	}
 	var list discoveryv1.EndpointSliceList
 	err = client.Get().AbsPath("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices").

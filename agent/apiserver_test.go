@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -22,7 +23,8 @@ import (
 func TestOwnConnections(t *testing.T) {
 	var port string
 	var asked atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	var open atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
 		case "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices":
@@ -36,6 +38,15 @@ func TestOwnConnections(t *testing.T) {
 			fmt.Fprint(w, `{}`)
 		}
 	}))
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	server.Start()
 	defer server.Close()
 	u, err := url.Parse(server.URL)
 	if err != nil {
@@ -72,6 +83,12 @@ func TestOwnConnections(t *testing.T) {
 		return host
 	}
 	got := []string{dial(), dial()}
+	for end := time.Now().Add(10 * time.Second); open.Load() > 0; {
+		if time.Now().After(end) {
+			t.Fatal("the connection with the service is kept")
+		}
+		time.Sleep(time.Millisecond)
+	}
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
