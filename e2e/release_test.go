@@ -87,7 +87,7 @@ func (r *release) install(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
-			r.collect()
+			r.collect(t.Name())
 		}
 		// Also after the test's own uninstall, which leaves what an archive needs.
 		r.remove(t)
@@ -148,8 +148,9 @@ func removeNamespace(ctx context.Context, name string) error {
 	})
 }
 
-// collect writes what Kubernetes knows of the release to the logs.
-func (r *release) collect() {
+// collect writes what Kubernetes knows of the release to the logs, when a scenario
+// has failed.
+func (r *release) collect(scenario string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	const script = `
@@ -163,7 +164,8 @@ done`
 	cmd := exec.CommandContext(ctx, "sh", "-c", script, "sh", r.namespace)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+cluster.Kubeconfig(), "PATH="+filepath.Join(cluster.Dir, "bin")+":"+os.Getenv("PATH"))
 	out, _ := cmd.CombinedOutput() // as much as there is
-	_ = os.WriteFile(filepath.Join(*logs, "release-"+r.namespace+".txt"), out, 0o644)
+	name := strings.NewReplacer(" ", "-", "/", "-").Replace(scenario)
+	_ = os.WriteFile(filepath.Join(*logs, name+".txt"), out, 0o644)
 }
 
 // pods lists the running pods of a component, hub or agent.

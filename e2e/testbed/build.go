@@ -15,7 +15,7 @@ import (
 // pinned are the modules and tools that the cluster is made of.
 var pinned = [][]string{
 	{"kubernetes", "kube-apiserver"}, {"kubernetes", "kube-controller-manager"}, {"kubernetes", "kube-scheduler"},
-	{"kubernetes", "kubelet"}, {"kubernetes", "kube-proxy"}, {"kubernetes", "kubectl"},
+	{"etcd"}, {"kubernetes", "kubelet"}, {"kubernetes", "kube-proxy"}, {"kubernetes", "kubectl"},
 	{"coredns"}, {"minio"}, {"helm"},
 }
 
