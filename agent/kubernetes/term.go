@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -210,6 +211,8 @@ func (t *term) begin(now int64) {
 		t.missing, t.missed = t.since, true
 	}
 	t.log.Info("recording the stream kubernetes", "nodes", t.views.nodes())
+	// What listing took is not needed again until the next election.
+	debug.FreeOSMemory()
 }
 
 // endGap records that changes were missed, or are late, when that is over.

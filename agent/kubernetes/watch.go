@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	pageSize = 500 // objects of one page of a list
+	pageSize = 250 // objects of one page of a list; one page is in memory, in full
 
 	// A watch is asked to end after some minutes, not all at once, so that the
 	// load of many spreads over the API servers there are.
