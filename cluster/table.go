@@ -26,8 +26,9 @@ import (
 //   - It may have it from two seconds before its first container started, or its
 //     sandbox was seen, whichever is told to be earlier: setting up a sandbox
 //     takes a moment, and is noticed once a second. That is not before its node
-//     took it up, and not five seconds before its object was seen to be made,
-//     which bounds what wrong clocks can do.
+//     took it up, and not a second before its object was seen to be made, which
+//     bounds what wrong clocks can do: kubelets learn of it no earlier than a
+//     recorder does, give or take.
 //   - It surely has it one second after that (the second the time was cut to),
 //     and in any case from when the cluster listed it.
 //   - It surely has it until its last container finished, where it is finished

@@ -47,7 +47,7 @@ func NewBuilder(clocks map[string]manifest.Clock, from, to int64) *Builder {
 		clocks: clocks, from: from, to: to,
 		byUID: map[string]*object{}, states: map[uint64]*object{}, seed: maphash.MakeSeed(),
 		services: map[[2]string]*Object{}, text: map[string]string{},
-		notes: notes{seen: map[noteKey]struct{}{}},
+		notes: notes{seen: map[noteKey]int{}},
 	}
 }
 

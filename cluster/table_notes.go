@@ -18,8 +18,8 @@ const (
 // A Note is something that happened in the cluster, as people are told.
 type Note struct {
 	// Time is when it happened, by the hub's clock. Where the cluster tells that to
-	// the second only, and it was learnt within that second, it is when it was
-	// learnt.
+	// the second only, it is the latest it can have been: when it was learnt, or the
+	// end of that second. So it stands after what led to it.
 	Time int64
 
 	Own     time.Time // as the cluster tells it; zero where it does not
@@ -50,16 +50,20 @@ type noteKey struct {
 // notes are those of a builder, each once.
 type notes struct {
 	all  []Note
-	seen map[noteKey]struct{}
+	seen map[noteKey]int // in all
 	lost int
 }
 
-// note keeps a note of the builder's time, unless it is known.
+// note keeps a note that may be of the builder's time. Of those that tell the same
+// it is the one that was learnt first.
 func (b *Builder) note(key noteKey, n Note) {
-	if n.Time < b.from || n.Time >= b.to {
-		return
+	if n.Time < later(b.from, -second) || n.Time >= later(b.to, second) {
+		return // who learnt it first made it a second earlier at most
 	}
-	if _, ok := b.notes.seen[key]; ok {
+	if i, ok := b.notes.seen[key]; ok {
+		if first := &b.notes.all[i]; n.Learnt < first.Learnt {
+			first.Time, first.Learnt = n.Time, n.Learnt
+		}
 		return
 	}
 	if len(b.notes.all) >= maxNotes {
@@ -67,21 +71,21 @@ func (b *Builder) note(key noteKey, n Note) {
 		return
 	}
 	key.uid, key.what = strings.Clone(key.uid), strings.Clone(key.what)
-	b.notes.seen[key] = struct{}{}
+	b.notes.seen[key] = len(b.notes.all)
 	n.Reason, n.Source, n.Host = b.intern(clip(n.Reason)), b.intern(clip(n.Source)), b.intern(clip(n.Host))
 	b.notes.all = append(b.notes.all, n)
 }
 
-// exactly is told, which the cluster tells as own, made finer by when it was
-// learnt.
+// exactly is when something happened that the cluster tells as own, which is told
+// in the hub's time, and which was learnt later.
 func exactly(told int64, own time.Time, learnt int64) int64 {
-	switch {
-	case told == 0:
-		return learnt
-	case own.Nanosecond() == 0 && learnt >= told && learnt < told+second:
+	if told == 0 {
 		return learnt
 	}
-	return told
+	if own.Nanosecond() == 0 {
+		told = later(told, second-int64(time.Microsecond))
+	}
+	return min(told, learnt) // clocks may be wrong
 }
 
 // event notes a Kubernetes Event, which a later recorder may tell again.
@@ -123,10 +127,14 @@ func (b *Builder) lifecycle(o *object, p *Pod, at int64) {
 		told := b.own(o.Node, t)
 		n.Time, n.Own, n.Learnt, n.Kind = exactly(told, t, at), t, at, kind
 		n.About, n.Node = o.Ref, o.Node
-		b.note(noteKey{kind: kind, uid: o.UID, what: what, at: t.Unix()}, n)
+		key := noteKey{kind: kind, uid: o.UID, what: what}
+		if kind == NoteContainer { // more than one can be
+			key.at = t.Unix()
+		}
+		b.note(key, n)
 	}
-	tell(NotePod, "created", p.Created, Note{Reason: "Created", Message: "pod created"})
-	tell(NotePod, "deleted", p.Deleted, Note{Reason: "Deleting", Message: "its deletion was asked for"})
+	tell(NotePod, "added", p.Created, Note{Reason: "Added", Message: "pod created"})
+	tell(NotePod, "deleting", p.Deleted, Note{Reason: "Deleting", Message: "its deletion was asked for"})
 	for i := range p.Containers {
 		c := &p.Containers[i]
 		if c.State == "terminated" {
@@ -162,8 +170,10 @@ func (b *Builder) changed(o *object, what, reason, message string, warning bool,
 	})
 }
 
-// sorted are all notes in order of time, with the nodes that the table knows.
-func (n *notes) sorted(t *Table) ([]Note, int) {
+// sorted are the notes from one time until another, in order, with the nodes that
+// the table knows.
+func (n *notes) sorted(t *Table, from, to int64) ([]Note, int) {
+	n.all = slices.DeleteFunc(n.all, func(note Note) bool { return note.Time < from || note.Time >= to })
 	for i := range n.all {
 		note := &n.all[i]
 		switch {

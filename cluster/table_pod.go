@@ -107,7 +107,7 @@ func (o *object) hold(i int, lost int64) hold {
 	}
 	if o.made != 0 { // clocks may be wrong
 		h.from = max(h.from, min(o.made, l.first))
-		h.maybeFrom = max(h.maybeFrom, later(o.made, -lateness))
+		h.maybeFrom = max(h.maybeFrom, later(o.made, -second))
 	}
 	h.maybeFrom = min(h.maybeFrom, h.from)
 
@@ -219,7 +219,7 @@ func (b *Builder) Table() *Table {
 	slices.SortFunc(t.objects, (*Object).compare)
 	t.pods, t.hosts, t.nodes = pods.tracks(true), hosts.tracks(false), nodes.tracks(false)
 	t.services, t.serving = services.tracks(false), serving.tracks(false)
-	t.notes, t.lost = b.notes.sorted(t)
+	t.notes, t.lost = b.notes.sorted(t, b.from, b.to)
 	*b = Builder{}
 	return t
 }

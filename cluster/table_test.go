@@ -389,7 +389,7 @@ func TestAddressOfPod(t *testing.T) {
 				s.gone(32.3, finished(deleting(running(a, ip, -588), 30.2), -568.8))
 				s.alive(60)
 			},
-			to: 60, want: "0.0 -, 5.1 a, 29.6 -",
+			to: 60, want: "0.0 -, 9.1 a, 29.6 -",
 		},
 		{
 			name: "the recorder's clock is five minutes ahead",

@@ -19,6 +19,15 @@
 //     An export that fails, or that is killed, never leaves a short file that
 //     looks whole to a reader.
 //   - Packets are copied as they were recorded; only the number of their
-//     interface changes. Clocks are not corrected: where a node's clock is known
-//     to be off by more than its error, the window is moved for that node.
+//     interface changes, and a comment may come after those that they have.
+//     Clocks are not corrected: where a node's clock is known to be off by more
+//     than its error, the window is moved for that node.
+//
+// Where the snapshot has a kubernetes stream, all of it is read first, into a
+// cluster.Table. Packets are chosen by it, as of their time. Unless the request is
+// plain, a pcapng also says before the packets what addresses are called, has a
+// comment on each packet with who it is from and to, and between the packets a
+// systemd journal entry for each event of the cluster, before the packets of its
+// microsecond. Whoever has no use for that reads the packets alone: other readers
+// skip such blocks.
 package pcapgen

@@ -2,6 +2,7 @@ package pcapgen
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,7 +39,7 @@ const (
 // something on a node has the time of that node's clock, as its packets have;
 // everything else has the hub's. Entries know microseconds.
 func newJournal(t *cluster.Table, c *choice, req *Request, m *manifest.Manifest) *journal {
-	notes, _ := t.Notes()
+	notes, lost := t.Notes()
 	relevant := func(*cluster.Note) bool { return true }
 	if c != nil {
 		relevant = c.relevant()
@@ -64,6 +65,12 @@ func newJournal(t *cluster.Table, c *choice, req *Request, m *manifest.Manifest)
 		j.rows = append(j.rows, r)
 	}
 	slices.SortStableFunc(j.rows, func(a, b row) int { return cmp.Compare(a.at, b.at) })
+	if n := len(j.rows); n > 0 && lost > 0 {
+		j.rows = append(j.rows, row{at: j.rows[n-1].at, note: &cluster.Note{
+			Warning: true, Reason: "LeftOut", About: cluster.Ref{Kind: "Snapshot", Name: m.Name},
+			Message: fmt.Sprintf("%d more events are not in this export: choose a part with --from and --to", lost),
+		}})
+	}
 	return j
 }
 

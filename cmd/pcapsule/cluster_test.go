@@ -97,6 +97,8 @@ func clusterRecords(ts *testscript.TestScript, start time.Time) (chunker.Meta, [
 		}
 	}
 	web, db, cache := pod("shop", "web-1", "10.0.0.1", -60), pod("shop", "db-0", "10.0.0.2", -60), pod("other", "cache-0", "10.0.0.2", 7)
+	pending := cache
+	pending.Addresses, pending.Phase, pending.Containers = nil, "Pending", nil
 	killed := db
 	killed.Deleted = after(5)
 	killed.Containers = []cluster.Container{{Name: "app", State: "terminated", Reason: "OOMKilled", ExitCode: 137, Started: after(-60), Finished: after(5)}}
@@ -124,6 +126,7 @@ func clusterRecords(ts *testscript.TestScript, start time.Time) (chunker.Meta, [
 		{Time: manifest.NanosOf(after(5.3)), Op: cluster.OpSet, Pod: &killed},
 		{Time: manifest.NanosOf(after(5.4)), Op: cluster.OpSet, Endpoints: &empty},
 		{Time: manifest.NanosOf(after(5.8)), Op: cluster.OpGone, Pod: &killed},
+		{Time: manifest.NanosOf(after(6.1)), Op: cluster.OpSet, Pod: &pending},
 		{Time: manifest.NanosOf(after(6.6)), Op: cluster.OpEvent, Event: &event},
 		{Time: manifest.NanosOf(after(8)), Op: cluster.OpSet, Pod: &cache},
 		{Time: manifest.NanosOf(after(20)), Op: cluster.OpAlive},

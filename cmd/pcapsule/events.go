@@ -23,7 +23,7 @@ func eventsCommand() *cli.Command {
 		Usage:     "list what happened in the Kubernetes cluster of a snapshot",
 		UsageText: "pcapsule snapshot events REF [--namespace NAME]... [--pod NAMESPACE/NAME]...",
 		Description: `The events that Kubernetes reported, and the lives of pods and their containers,
-in order of time (the hub's; see docs/kubernetes.md). With -o json: the records
+in order of time (the hub's; see docs/names.md). With -o json: the records
 themselves, a line each, as cluster/FORMAT.md describes them.
 
    pcapsule snapshot events outage
