@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,8 +65,8 @@ type Chunk struct {
 	opened   bool
 	complete bool
 	ended    bool
-	node     string
 	clock    manifest.Clock
+	blind    bool  // who recorded it was not allowed to see pods
 	start    int64 // of what is covered since
 	last     int64 // by the hub's clock
 	gapFrom  int64 // the last gap
@@ -127,7 +128,8 @@ func (c *Chunk) Record(r *Record) error {
 			return nonsense("a chunk begins with %q, not with a keyframe", r.Op)
 		}
 		c.opened = true
-		c.node, c.clock = r.Keyframe.Node, r.Keyframe.Clock
+		c.clock = r.Keyframe.Clock
+		c.blind = slices.Contains(r.Keyframe.Missing, "pods")
 		c.start = c.hub(int64(r.Time))
 		c.last = c.start
 		return nil
@@ -186,7 +188,7 @@ func (b *Builder) own(node string, t time.Time) int64 {
 
 // gap takes note that what is listed between two times may have changed unseen.
 func (c *Chunk) gap(from, to int64) {
-	if c.complete && from > c.start {
+	if c.complete && !c.blind && from > c.start {
 		c.b.covered = append(c.b.covered, span{c.start, from})
 	}
 	c.start = to
@@ -200,7 +202,9 @@ func (c *Chunk) End() {
 	}
 	c.ended = true
 	if c.complete {
-		c.b.covered = append(c.b.covered, span{c.start, c.last})
+		if !c.blind {
+			c.b.covered = append(c.b.covered, span{c.start, c.last})
+		}
 		for _, o := range c.objects {
 			if o.chunk == c.n {
 				c.extend(o, c.last)

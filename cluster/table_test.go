@@ -448,6 +448,14 @@ func TestAddressOfPod(t *testing.T) {
 			from: 10, to: 20, want: "10.0 -, 12.0 service db, 17.0 -",
 		},
 		{
+			name: "the recorder may not see pods",
+			play: func(s *script) {
+				s.chunk(0, Keyframe{Missing: []string{"pods"}})
+				s.alive(40)
+			},
+			to: 30, want: "0.0 ?",
+		},
+		{
 			name: "the writer of a keyframe died in it",
 			play: func(s *script) {
 				s.c = s.b.Chunk()
