@@ -293,6 +293,43 @@ static inline void parse_arp(struct __sk_buff *skb, int ethernet, __u32 off, str
 	p->addressed = 1;
 }
 
+// parse_usual parses TCP and UDP without VLAN tags, options or extension headers,
+// with one read for all of it.
+static inline int parse_usual(struct __sk_buff *skb, struct packet *p)
+{
+	struct {
+		__u8 addresses[12];
+		__u16 type;
+		__u8 h[44]; // IPv6 and ports
+	} f;
+	__u8 *ports;
+
+	if (skb->len < sizeof(f) || skb_load(skb, 0, &f, sizeof(f)) < 0)
+		return 0;
+	if (f.type == htons(ETH_P_IP) && f.h[0] == 0x45 && !((f.h[6] << 8 | f.h[7]) & FRAGMENT_OFFSET)) {
+		mapped(&p->from, f.h + 12);
+		mapped(&p->to, f.h + 16);
+		p->protocol = f.h[9];
+		p->payload = ETH_HLEN + 20 + 8;
+		ports = f.h + 20;
+	} else if (f.type == htons(ETH_P_IPV6) && f.h[0] >> 4 == 6 && (f.h[6] == IPPROTO_TCP || f.h[6] == IPPROTO_UDP)) {
+		__builtin_memcpy(&p->from, f.h + 8, 16);
+		__builtin_memcpy(&p->to, f.h + 24, 16);
+		p->protocol = f.h[6];
+		p->payload = ETH_HLEN + 40 + 8;
+		ports = f.h + 40;
+	} else {
+		return 0;
+	}
+	p->addressed = 1;
+	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
+		p->source = ports[0] << 8 | ports[1];
+		p->dest = ports[2] << 8 | ports[3];
+		p->ported = 1;
+	}
+	return 1;
+}
+
 static inline void parse(struct __sk_buff *skb, int ethernet, struct packet *p)
 {
 	__u16 type = skb->protocol;
@@ -300,6 +337,8 @@ static inline void parse(struct __sk_buff *skb, int ethernet, struct packet *p)
 	int i;
 
 	if (ethernet) {
+		if (parse_usual(skb, p))
+			return;
 		if (load(skb, ethernet, 12, &type, sizeof(type)) < 0)
 			return;
 		off = ETH_HLEN;
