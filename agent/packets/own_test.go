@@ -205,7 +205,7 @@ func TestOwnTraffic(t *testing.T) {
 				t.Fatalf("%s: %v", server, err)
 			}
 			body := make([]byte, 100000)
-			req, err := http.NewRequest("PUT", "http://"+server+"/", bytes.NewReader(body))
+			req, err := http.NewRequest(http.MethodPut, "http://"+server+"/", bytes.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
 			}
