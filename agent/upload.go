@@ -88,6 +88,7 @@ func (u *uploader) chunks(ctx context.Context, list []ring.Chunk) ([]manifest.En
 
 // describe is what the hub is told of a chunk; nil when it is damaged.
 func (u *uploader) describe(c ring.Chunk) (*api.Object, error) {
+	unseen := u.a.ring.Unseen(c)
 	sum, ok := u.a.ring.SHA256(c)
 	if !ok {
 		buf := buffers.Get().(*[]byte)
@@ -97,7 +98,7 @@ func (u *uploader) describe(c ring.Chunk) (*api.Object, error) {
 			return nil, u.damaged(c, err)
 		}
 	}
-	return &api.Object{Hash: c.Hash, SHA256: hex.EncodeToString(sum[:]), Size: c.Size, Kind: manifest.KindChunk, Ext: chunker.Ext(c.Stream)}, nil
+	return &api.Object{Hash: c.Hash, SHA256: hex.EncodeToString(sum[:]), Size: c.Size, Kind: manifest.KindChunk, Ext: chunker.Ext(c.Stream), New: unseen}, nil
 }
 
 // chunk uploads a chunk unless it is in the store, and returns its key; none when

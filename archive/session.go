@@ -162,8 +162,19 @@ func (s *Session) Place(ctx context.Context, kind string, hash chunker.Hash, ext
 	return "", false, fmt.Errorf("place %s: %w: %d bytes instead of %d: run verify", k, ErrDamaged, found, size)
 }
 
+// Fresh is Place for an object that nobody is likely to have stored before. It
+// asks the store nothing: whoever puts the object learns whether it is there.
+func (s *Session) Fresh(kind string, hash chunker.Hash, ext string) (key string, err error) {
+	k := manifest.ObjectKey{Kind: kind, Hash: hash, Ext: ext}
+	if _, err := manifest.ParseObjectKey(k.String()); err != nil {
+		return "", fmt.Errorf("place object: %w", err)
+	}
+	k.Generation = s.a.proto.condemned.fresh(k, s.condemned)
+	return k.String(), nil
+}
+
 // Usable tells whether this session may hold key: it names an object of content,
-// and none that is condemned. Keys that Place gave are usable.
+// and none that is condemned. Keys that Place and Fresh gave are usable.
 func (s *Session) Usable(key string) error {
 	k, err := manifest.ParseObjectKey(key)
 	if err != nil {
@@ -175,7 +186,7 @@ func (s *Session) Usable(key string) error {
 	return nil
 }
 
-// Put stores a small object under a key that Place gave. It may be called again
+// Put stores a small object under a key that Place or Fresh gave. It may be called again
 // after an error.
 func (s *Session) Put(ctx context.Context, key string, body store.Body) error {
 	if err := s.Usable(key); err != nil {

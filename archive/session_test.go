@@ -385,7 +385,14 @@ func TestPlace(t *testing.T) {
 		}
 		return key
 	}
+	fresh, err := s.Fresh(manifest.KindChunk, hash, chunker.PacketsExt)
+	if err != nil {
+		t.Fatal(err)
+	}
 	key := place(0, false)
+	if fresh != key {
+		t.Errorf("fresh: %s, placed: %s", fresh, key)
+	}
 	if ops := mem.Ops(); len(ops) != 1 {
 		t.Errorf("place asked %q: one question is what 100,000 chunks allow", ops)
 	}
@@ -413,6 +420,9 @@ func TestPlace(t *testing.T) {
 	}
 	if _, _, err := s.Place(ctx, "snapshots", hash, chunker.PacketsExt, 8); err == nil {
 		t.Error("place takes a kind that is none")
+	}
+	if _, err := s.Fresh("snapshots", hash, chunker.PacketsExt); err == nil {
+		t.Error("fresh takes a kind that is none")
 	}
 	if err := s.Put(ctx, manifest.ManifestPath(testID(1)), store.Bytes(body)); err == nil {
 		t.Error("put takes a key that is no content")

@@ -53,6 +53,8 @@ type simulated struct {
 	mu    sync.Mutex
 	pins  []string
 	known map[string]bool // sessions taken up
+
+	offered map[chunker.Hash]bool // chunks; by one session at a time
 }
 
 // heldChunk is one in a simulated ring.
@@ -66,7 +68,7 @@ func newFlock(s *site, size scaleSize) (*flock, error) {
 	f := &flock{site: s, to: time.Now().Add(-time.Minute).Truncate(time.Millisecond)}
 	f.from = f.to.Add(-time.Duration(size.chunks) * time.Minute)
 	for i := range size.nodes {
-		a := &simulated{flock: f, name: fmt.Sprintf("node-%04d", i), streams: map[string][]heldChunk{}, known: map[string]bool{}}
+		a := &simulated{flock: f, name: fmt.Sprintf("node-%04d", i), streams: map[string][]heldChunk{}, known: map[string]bool{}, offered: map[chunker.Hash]bool{}}
 		var err error
 		if a.client, err = s.client(agentToken + a.name); err != nil {
 			return nil, err
@@ -326,7 +328,10 @@ func (a *simulated) send(ctx context.Context, session, stream string, advance fu
 		group := chunks[at:min(len(chunks), at+api.MaxGrants/4)]
 		var req api.GrantRequest
 		for _, c := range group {
-			req.Objects = append(req.Objects, c.object)
+			o := c.object
+			o.New = !a.offered[o.Hash]
+			a.offered[o.Hash] = true
+			req.Objects = append(req.Objects, o)
 		}
 		a.flock.requests.Add(1)
 		answer, err := a.client.Grants(ctx, session, a.name, req)

@@ -75,6 +75,7 @@ type Hub struct {
 	owner    string // of this process's intents: ownerKey and a random number
 	began    time.Time
 
+	turns    chan struct{} // a place for each agent's request that may be asking the store
 	ready    chan struct{} // closed when predecessors' sessions are taken over
 	stopping chan struct{} // closed when Run ends
 
@@ -125,6 +126,7 @@ func New(cfg Config) (*Hub, error) {
 		log:      cfg.Logger,
 		archive:  archive.New(cfg.Store),
 		began:    cfg.Now(),
+		turns:    make(chan struct{}, storeTurns),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 		nodes:    map[string]*node{},

@@ -19,7 +19,8 @@ const (
 	// grantTime is how long an upload may be begun after it was granted.
 	grantTime = 15 * time.Minute
 
-	parallel = 16 // requests to the store at a time, for one request here
+	parallel   = 16 // requests to the store at a time, for one request here
+	storeTurns = 4  // of these at a time: a thousand agents ask at once, and each is to get its answer soon after its turn comes
 
 	maxPartBody  = 8 << 20 // of a complete answer: a node of 16,000 interfaces and gaps
 	maxGrantBody = 256 << 10
@@ -182,6 +183,11 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 
+	done, err := h.turn(r.Context(), s, p)
+	if err != nil {
+		return err
+	}
+	defer done()
 	answer := api.GrantAnswer{Placements: make([]api.Placement, len(req.Objects))}
 	g, ctx := errgroup.WithContext(r.Context())
 	g.SetLimit(parallel)
@@ -219,9 +225,36 @@ func (h *Hub) grant(w http.ResponseWriter, r *http.Request) error {
 // as an inventory can list, roughly.
 const maxPlaced = 1 << 20
 
-// place finds the key of an object, and a grant when it is not in the store.
+// turn waits for the request's turn to ask the store, in the order in which
+// requests came. Until done, its node is not late.
+func (h *Hub) turn(ctx context.Context, s *session, p *part) (done func(), err error) {
+	count := func(n int) {
+		s.mu.Lock()
+		p.asking += n
+		s.mu.Unlock()
+	}
+	count(1)
+	select {
+	case h.turns <- struct{}{}:
+		return func() { <-h.turns; count(-1) }, nil
+	case <-ctx.Done():
+		count(-1)
+		return nil, ctx.Err()
+	}
+}
+
+// place finds the key of an object, and a grant when it is not in the store. Of a
+// new chunk it does not look: half of all that the store is asked for a first
+// snapshot would be in vain. Should it be there after all, its upload says so.
 func (h *Hub) place(ctx context.Context, s *session, o api.Object) (api.Placement, error) {
-	key, have, err := s.store.Place(ctx, o.Kind, o.Hash, o.Ext, o.Size)
+	var key string
+	var have bool
+	var err error
+	if o.New {
+		key, err = s.store.Fresh(o.Kind, o.Hash, o.Ext)
+	} else {
+		key, have, err = s.store.Place(ctx, o.Kind, o.Hash, o.Ext, o.Size)
+	}
 	if err != nil {
 		return api.Placement{}, err
 	}
@@ -281,7 +314,13 @@ func (h *Hub) complete(w http.ResponseWriter, r *http.Request) error {
 	p.checking = true
 	s.mu.Unlock()
 
-	node, cluster, err := h.checkPart(r.Context(), s, p, &req)
+	var node *manifest.Node
+	var cluster *recording
+	done, err := h.turn(r.Context(), s, p)
+	if err == nil {
+		node, cluster, err = h.checkPart(r.Context(), s, p, &req)
+		done()
+	}
 
 	s.mu.Lock()
 	p.checking = false

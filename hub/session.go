@@ -76,6 +76,7 @@ type part struct {
 	refused  *api.Error   // why its answer was not taken
 	placed   map[string]placed
 	checking bool // a complete answer is being checked: the node is not late
+	asking   int  // requests that wait for the store, neither
 	node     *manifest.Node
 	cluster  *recording           // of the stream kubernetes, when it handed in one
 	handed   *api.CompleteRequest // both, as they were handed in
@@ -105,14 +106,17 @@ func newSession(id, name string, req request, now time.Time, lifetime time.Durat
 }
 
 // reportShare is how long a report of progress is worth, so that those of a
-// thousand nodes are two hundred a second.
-const reportShare = 5 * time.Millisecond
+// thousand nodes are a hundred a second.
+const reportShare = 10 * time.Millisecond
+
+// reportEvery is how often a node is to report progress, at most.
+func (s *session) reportEvery() time.Duration { return time.Duration(len(s.parts)) * reportShare }
 
 // task is what the agent of a node is asked for.
 func (s *session) task(name string) api.Task {
 	t := api.Task{
 		Session: s.id, Window: s.req.Window, Deadline: s.deadline.UTC(),
-		Report: manifest.Nanos(time.Duration(len(s.parts)) * reportShare),
+		Report: manifest.Nanos(s.reportEvery()),
 	}
 	if s.parts[name].extra { // which never changes
 		t.Streams = []string{chunker.Kubernetes}
@@ -224,7 +228,7 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 	}
 	last := s.settledNodes()
 	for name, p := range s.parts {
-		if p.settled() || p.checking {
+		if p.settled() || p.checking || p.asking > 0 {
 			continue
 		}
 		limit := patience
@@ -232,7 +236,7 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 			limit = first
 		}
 		if p.extra && last {
-			limit = min(limit, extraPatience)
+			limit = min(limit, max(extraPatience, 2*s.reportEvery()))
 		}
 		stuck := !p.stuck.IsZero() && now.Sub(p.stuck) > hopeless && now.Sub(p.last) > hopeless
 		if stuck || now.Sub(p.last) > limit || now.After(s.deadline) {

@@ -72,6 +72,19 @@ func (r *Ring) SHA256(c Chunk) (sum [sha256.Size]byte, ok bool) {
 	return sum, false
 }
 
+// Unseen tells whether nobody has loaded a chunk since it was sealed, by this
+// process: it cannot have been offered to a hub.
+func (r *Ring) Unseen(c Chunk) bool {
+	name, err := fileName(c.Meta)
+	if err != nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.byName[name]
+	return k != nil && k.made && k.sum == nil
+}
+
 // Damaged takes a chunk that Load refused out of the ring, and notes the gap.
 func (r *Ring) Damaged(c Chunk) {
 	name, err := fileName(c.Meta)

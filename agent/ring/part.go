@@ -165,7 +165,7 @@ func (p *part) seal(m chunker.Meta, name string) error {
 	defer r.mu.Unlock()
 	r.used -= p.held - disk
 	p.shut()
-	r.insert(&chunk{Chunk: Chunk{m}, name: name, disk: disk})
+	r.insert(&chunk{Chunk: Chunk{m}, name: name, disk: disk, made: true})
 	return nil
 }
 

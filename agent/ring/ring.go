@@ -117,6 +117,7 @@ type chunk struct {
 	name  string // file name
 	disk  int64  // bytes it takes
 	sum   *[32]byte
+	made  bool // by this process, not found when the ring was opened
 	stuck bool // could not be removed; not tried again
 }
 

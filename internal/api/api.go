@@ -172,6 +172,7 @@ type Object struct {
 	Size   int64        `json:"size"`
 	Kind   string       `json:"kind"` // manifest.KindChunk or KindInventory
 	Ext    string       `json:"ext"`
+	New    bool         `json:"new,omitempty"` // a chunk that was never offered: the hub need not look whether it is there
 }
 
 // GrantRequest asks where objects go. At most MaxGrants of them.

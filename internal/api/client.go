@@ -28,6 +28,9 @@ const callTimeout = time.Minute
 // a terabyte has more than a hundred thousand.
 const completeTimeout = 10 * time.Minute
 
+// grantTimeout is longer too: thousands of agents may ask at once.
+const grantTimeout = 3 * time.Minute
+
 // ErrUnreachable is wrapped by the error of a call that no hub answered.
 var ErrUnreachable = errors.New("hub cannot be reached")
 
@@ -148,7 +151,7 @@ func (c *Client) Poll(ctx context.Context, node string, req PollRequest) (*PollA
 
 // Grants asks where a node's objects go. At most MaxGrants at once.
 func (c *Client) Grants(ctx context.Context, session, node string, req GrantRequest) (*GrantAnswer, error) {
-	a, err := do[GrantAnswer](ctx, c, call{method: http.MethodPost, path: part(session, node, "grants"), in: req})
+	a, err := do[GrantAnswer](ctx, c, call{method: http.MethodPost, path: part(session, node, "grants"), in: req, timeout: grantTimeout})
 	if err != nil {
 		return nil, err
 	}
