@@ -1,12 +1,15 @@
 package kubeauth
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -313,7 +316,34 @@ func TestAPIServerAway(t *testing.T) {
 	expect(agent, hub.Agent, away)
 }
 
-// TestNode looks nodes up as it has to before Kubernetes 1.32.
+// TestAuditLogsJoin: the hub knows a token by the id under which the API server's
+// audit log has who asked for it.
+func TestAuditLogsJoin(t *testing.T) {
+	dir := t.TempDir()
+	policy, log := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
+	rules := "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n  resources: [{group: '', resources: [serviceaccounts/token]}]\n- level: None\n"
+	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, kubetest.New(t, "--audit-policy-file="+policy, "--audit-log-path="+log).Config())
+	r := withToken(t.Context(), c.token("viewer", nil, audience))
+	id, err := c.auth.Authorise(r, hub.Viewer)
+	if err != nil || !strings.HasPrefix(id.Credential, "JTI=") {
+		t.Fatalf("%+v, %v", id, err)
+	}
+	want := fmt.Sprintf(`"authentication.kubernetes.io/issued-credential-id":"%s"`, id.Credential)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		b, err := os.ReadFile(log)
+		if err == nil && bytes.Contains(b, []byte(want)) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no %s in %s", want, b)
+		}
+	}
+}
+
+// TestNode looks nodes up as it has to before Kubernetes 1.30.
 func TestNode(t *testing.T) {
 	c := newCluster(t, kubetest.APIServer(t))
 	pod, other := c.agent("n1", "agent"), c.agent("n2", "other")

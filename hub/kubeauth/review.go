@@ -102,8 +102,8 @@ func first(v authenticationv1.ExtraValue) string {
 	return v[0]
 }
 
-// node is the node that an agent's token is bound to. Before 1.32 the API server
-// does not say it, but for which pod the token was made.
+// node is the node that an agent's token is bound to. Before Kubernetes 1.30 the
+// API server does not say it, but for which pod the token was made.
 func (a *Authority) node(ctx context.Context, user authenticationv1.UserInfo) (node, nodeless string, err error) {
 	node = first(user.Extra[extraNode])
 	if node == "" {

@@ -68,6 +68,9 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 			if errors.As(err, &unknown) && !c.isHub(to) {
 				return false, fmt.Errorf("upload: the store at %s shows a certificate of a CA that is not known here: add its CA to the file that --hub-ca names", to.Host)
 			}
+			if dialFailed(err) && !c.isHub(to) {
+				return true, fmt.Errorf("upload: the store at %s, as the hub calls it, cannot be reached from here: %w", to.Host, withoutQuery(err))
+			}
 			return true, fmt.Errorf("upload: %w", withoutQuery(err))
 		}
 		defer resp.Body.Close()
