@@ -41,7 +41,6 @@ type view struct {
 	round   int                // of lists
 	state   viewState
 	since   int64 // of viewAway: from when on it is not up to date
-	listed  bool  // it was up to date at some time
 }
 
 type viewState int

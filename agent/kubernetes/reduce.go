@@ -45,8 +45,12 @@ func reduceMeta(m *metav1.ObjectMeta) cluster.Meta {
 	out := cluster.Meta{
 		UID: string(m.UID), Namespace: m.Namespace, Name: m.Name, Created: timeOf(m.CreationTimestamp), Labels: m.Labels,
 	}
-	if m.DeletionTimestamp != nil {
-		out.Deleted = timeOf(*m.DeletionTimestamp)
+	if m.DeletionTimestamp != nil { // by when it is to be gone
+		asked := m.DeletionTimestamp.Time
+		if s := m.DeletionGracePeriodSeconds; s != nil {
+			asked = asked.Add(-time.Duration(*s) * time.Second)
+		}
+		out.Deleted = plainTime(asked)
 	}
 	if owner := metav1.GetControllerOfNoCopy(m); owner != nil {
 		out.Owner = &cluster.Ref{Kind: owner.Kind, Name: owner.Name, UID: string(owner.UID)}
