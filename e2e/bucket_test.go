@@ -5,7 +5,6 @@ package e2e
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -252,7 +251,4 @@ func uninstallBucket(t *testing.T, r *release, me *laptop) {
 	file := outside.export(t, "all", "--store", location)
 	wantPackets(t, file, "the packets", "http.request.uri contains asked-by-near")
 	wantPackets(t, file, "their pods' names", `frame.comment contains "shop/near"`)
-	if _, err := exec.LookPath("lz4"); err != nil {
-		t.Error("lz4 is not installed: scripts/deps.sh e2e")
-	}
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -48,7 +49,7 @@ func deletePod(t *testing.T, namespace, name string) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("pod %s is still there (%v)", name, err)
+		return errors.Join(err, fmt.Errorf("pod %s is still there", name))
 	})
 }
 

@@ -220,16 +220,6 @@ func podReady(pod *corev1.Pod) bool {
 	})
 }
 
-// podLogs returns what a container of a pod has printed.
-func podLogs(t *testing.T, pod *corev1.Pod, opts corev1.PodLogOptions) string {
-	t.Helper()
-	data, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &opts).DoRaw(t.Context())
-	if err != nil {
-		t.Fatalf("logs of %s: %v", pod.Name, err)
-	}
-	return strings.TrimSpace(string(data))
-}
-
 func await(t *testing.T, limit time.Duration, try func() error) {
 	t.Helper()
 	if err := testbed.Poll(t.Context(), limit, try); err != nil {
