@@ -158,6 +158,6 @@ type Interface struct {
 var (
 	ErrPermission  = errors.New("capturing needs root or CAP_NET_RAW: run with sudo, or once `setcap cap_net_raw,cap_net_admin+ep` on the program")
 	ErrNoInterface = errors.New("no such network interface")
-	ErrNoBPF       = errors.New("recording by pod needs eBPF, for which this process lacks a capability: give it CAP_BPF, or CAP_SYS_ADMIN before Linux 5.8")
+	ErrNoBPF       = errors.New("recording by pod needs eBPF, for which this process lacks a capability: give it CAP_BPF, or CAP_SYS_ADMIN before Linux 5.8 (and CAP_SYS_RESOURCE before 5.11)")
 	ErrNotRunning  = errors.New("capture is not running")
 )
