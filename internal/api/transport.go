@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"pcapsule/internal/reload"
+	"pcapsule/manifest"
 )
 
 // An Option of NewClient.
@@ -89,7 +90,7 @@ func WithConnections(dial Dialer) Option {
 
 // WithClaimedUser makes the client tell the hub whom its token was made for.
 func WithClaimedUser(name string) Option {
-	return func(o *options) error { o.claimed = name; return nil }
+	return func(o *options) error { o.claimed = manifest.Clean(name); return nil } // a header takes no control characters
 }
 
 // WithName is how people call the hub, where its URL tells them nothing.

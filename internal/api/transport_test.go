@@ -93,7 +93,7 @@ func TestToken(t *testing.T) {
 	dir := t.TempDir()
 	token := write(t, filepath.Join(dir, "token"), []byte("one\n"))
 	bundle := write(t, filepath.Join(dir, "ca.crt"), hubCA.CertPEM, storeCA.CertPEM)
-	c, err := NewClient(hub.URL, WithTokenFile(token), WithCA(bundle), WithClaimedUser("(me)"))
+	c, err := NewClient(hub.URL, WithTokenFile(token), WithCA(bundle), WithClaimedUser("(me\n)"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	want := map[string][]string{"hub": {"Bearer one(me)", "Bearer one(me)"}, "grant": {""}, "store": {"", ""}}
+	want := map[string][]string{"hub": {"Bearer one(me�)", "Bearer one(me�)"}, "grant": {""}, "store": {"", ""}}
 	if d := cmp.Diff(want, seen); d != "" {
 		t.Error(d)
 	}
@@ -124,7 +124,7 @@ func TestToken(t *testing.T) {
 		if _, err := c.Hub(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if h := seen["hub"]; h[len(h)-1] == "Bearer two(me)" {
+		if h := seen["hub"]; h[len(h)-1] == "Bearer two(me�)" {
 			break
 		}
 		if time.Now().After(end) {
