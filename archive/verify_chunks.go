@@ -22,6 +22,7 @@ type chunkFacts struct {
 	entry      manifest.Entry      // that it was checked against; sound only when good
 	good       bool                // nothing was wrong with it
 	interfaces []chunker.Interface // shared by the chunks that have the same
+	recorder   string              // the machine whose packets it says it holds; it need not say
 }
 
 // snapshot checks the inventories of s and all their chunks.
@@ -160,6 +161,9 @@ func (v *verifier) chunk(ctx context.Context, c *chunkChecker, j chunkJob) {
 	if !f.good || j.node == nil {
 		return
 	}
+	if f.recorder != "" && f.recorder != j.node.Name {
+		v.note(j.snap.ID, j.entry.Key, "it says that it holds packets of %q, the manifest lists it for node %s", manifest.Clean(f.recorder), j.node.Name)
+	}
 	for _, i := range f.interfaces {
 		i.Name, i.Description = manifest.Clean(i.Name), manifest.Clean(i.Description)
 		if _, ok := slices.BinarySearchFunc(j.node.Interfaces, i, manifest.CompareInterfaces); !ok {
@@ -203,7 +207,7 @@ func (c *chunkChecker) check(ctx context.Context, st store.Store, j chunkJob) (c
 	if err := compareMeta(j.entry, r.Meta()); err != nil {
 		return f, fmt.Errorf("%w; %s", err, doRebuild)
 	}
-	f.good, f.interfaces = true, r.Interfaces()
+	f.good, f.interfaces, f.recorder = true, r.Interfaces(), r.Header().Node
 	return f, nil
 }
 

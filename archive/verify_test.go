@@ -353,6 +353,16 @@ func TestVerifyNotesUnaccountedTimeOfTheCluster(t *testing.T) {
 	}
 }
 
+// TestVerifyNotesChunksOfOthers: a node may have handed in what another recorded.
+func TestVerifyNotesChunksOfOthers(t *testing.T) {
+	mem, a := newMemory(t)
+	putSnapshot(t, a, 1, "outage", snapshotOptions{chunk: func(b *built) { *b = build(packetsChunk(t, "node-x", epoch, 3)) }})
+	r := verify(t, mem)
+	if !r.OK() || len(r.Notes) != 1 || !strings.Contains(r.Notes[0].What, `packets of "node-x", the manifest lists it for node node-a`) {
+		t.Errorf("problems %q, notes %q", r.Problems, r.Notes)
+	}
+}
+
 // TestVerifyPacketsInGap: an agent that was killed could save packets of which it
 // had not yet noted that it recorded them.
 func TestVerifyPacketsInGap(t *testing.T) {
