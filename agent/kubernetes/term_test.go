@@ -104,7 +104,7 @@ func newBench(t testing.TB, limit int64) *bench {
 	t.Helper()
 	b := &bench{dir: t.TempDir(), at: t0}
 	var err error
-	b.ring, err = ring.Open(b.dir, ring.Options{Limit: limit, PartSize: 1 << 20, Now: func() time.Time { return time.Unix(0, b.at) }})
+	b.ring, err = ring.Open(b.dir, ring.Options{Limit: limit, PartSize: 1 << 20, Now: func() time.Time { return time.Unix(0, t0+3600*sec) }})
 	if err != nil {
 		t.Fatal(err)
 	}
