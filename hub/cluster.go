@@ -55,7 +55,9 @@ func accountFor(window manifest.Interval, recordings []*recording, vain []string
 			}
 			for _, i := range at {
 				a.gaps = append(a.gaps, r.gap(g, i))
-				known = append(known, i)
+				if g.Reason != manifest.GapKernelDrop { // which explains no time
+					known = append(known, i)
+				}
 				g.Count = 0 // it was of the whole
 			}
 		}
