@@ -18,7 +18,7 @@ import (
 
 const (
 	tick       = time.Second      // a crash loses no more
-	aliveEvery = 30 * time.Second // of records that say so when nothing changes
+	aliveEvery = 10 * time.Second // of records that say so when nothing changes
 
 	// Watches that end and go on at once make news late by as much, and no gap.
 	tolerance = 5 * time.Second

@@ -222,7 +222,7 @@ func TestChunksFollow(t *testing.T) {
 	wantOps(t, b, [][]string{
 		{
 			"0 keyframe", "0 state a", "0 state b", "0 complete", "1 set a", "2 event pulled", "2 event pulled", "3 gone b",
-			"30 alive", "60 alive", "70 alive",
+			"10 alive", "20 alive", "30 alive", "40 alive", "50 alive", "60 alive", "70 alive",
 		},
 		{"70 keyframe", "70 state a", "70 complete", "71 set c", "80 alive"},
 	})
