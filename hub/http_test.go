@@ -454,5 +454,10 @@ func TestSettle(t *testing.T) {
 		h.expected = expected{nodes: []string{"a", "gone"}}
 		choose("a b c", h.cfg.Settle-9*time.Second)
 		choose("a b c", 0)
+		// In a cluster, where no snapshot tells who there is, all have their time.
+		h.cfg.Cluster, h.expected, h.began = true, expected{}, time.Now()
+		hearAfter("d", 20*time.Second)
+		choose("b", 0, "b")
+		choose("a b c d", h.cfg.Settle)
 	})
 }

@@ -55,6 +55,11 @@ type Config struct {
 	// Certificate is the hub's now, for TLS. Without it the hub serves plain HTTP.
 	Certificate func() *tls.Certificate
 
+	// Cluster says that agents come from the nodes of a cluster. A hub that has
+	// just started does not know how many they are: it waits for Settle before it
+	// takes those it has heard of for all.
+	Cluster bool
+
 	FirstAnswer    time.Duration // how long a node has to answer at all; 30 s when 0
 	SessionTimeout time.Duration // how long a node may make no progress; 2 min when 0
 	SessionLimit   time.Duration // how long a session may take in all; 6 h when 0

@@ -326,7 +326,9 @@ func (h *Hub) expect(ctx context.Context) {
 
 // settle lets agents find a hub that has just started: those that are named, or
 // expected, or at least one; and in a cluster one that has recorded its stream.
+// Of a cluster nobody can tell who is yet to come, so all are given their time.
 func (h *Hub) settle(ctx context.Context, named []string) error {
+	all := h.cfg.Cluster && len(named) == 0
 	left := h.cfg.Settle - h.now().Sub(h.began)
 	limit := time.NewTimer(left)
 	defer limit.Stop()
@@ -336,8 +338,8 @@ func (h *Hub) settle(ctx context.Context, named []string) error {
 		if len(named) > 0 {
 			want = named
 		}
-		here := len(h.nodes) > 0
-		if h.expected.recorder {
+		here := len(h.nodes) > 0 && !all
+		if here && h.expected.recorder {
 			here = false
 			for _, n := range h.nodes {
 				here = here || n.records(chunker.Kubernetes)

@@ -78,7 +78,7 @@ func secure(c *cli.Context, logger *slog.Logger, cfg *hub.Config) error {
 	if err != nil {
 		return err
 	}
-	cfg.Authorise = authority.Authorise
+	cfg.Authorise, cfg.Cluster = authority.Authorise, true
 	// Whatever else is logged: who did what is, as the API server does it.
 	cfg.Audit = slog.New(slog.NewJSONHandler(c.App.ErrWriter, nil))
 	return nil
