@@ -13,7 +13,7 @@ declare -A package=(
 )
 case "${1:-}" in
   demo)  need=(ip) ;;
-  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc etcd) ;;
+  test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc etcd clang-14 llvm-strip-14) ;;
   e2e)   need=(ip tc unshare nsenter sysctl iptables conntrack containerd runc /usr/lib/cni/bridge tshark ssh-keygen) ;;
   generate) need=(clang-14 llvm-strip-14) ;;
   bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4 b3sum) ;;
