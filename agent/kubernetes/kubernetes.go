@@ -13,6 +13,9 @@
 // for it reduces before anything is kept: no environment, no arguments, no
 // annotations.
 //
+// What it costs: see the comment on the Lease for requests. A keyframe of 1,000
+// pods, with 400 workloads, 100 services and 40 nodes, is 2 MB, 245 kB stored.
+//
 // A change's way: source (API server to object), term (what is known, and until
 // when), chunks (records in chunks, or a gap), ring.
 package kubernetes
