@@ -26,7 +26,7 @@ kind: Pod
 metadata: {name: $NAME, namespace: shop}
 spec:
   nodeName: node-2
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers: [{name: main, image: "$IMAGE", imagePullPolicy: Never, args: [ask, 200ms, "http://web/$NAME"]}]
 `
 
@@ -62,7 +62,7 @@ func addressReused(t *testing.T, r *release, me *laptop) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.NextPodAddress("node-2", addr); err != nil {
+	if err := cluster.NextPodAddress(t.Context(), "node-2", addr); err != nil {
 		t.Fatal(err)
 	}
 	second := startAsker(t, "second")
@@ -82,12 +82,12 @@ func addressReused(t *testing.T, r *release, me *laptop) {
 
 func agentKilledCapturing(t *testing.T, r *release, me *laptop) {
 	from := traffic(t, 8)
-	before := time.Now()
-	if err := cluster.KillContainer(t.Context(), r.agent(t, "node-1"), "agent"); err != nil {
+	killed, before := r.agent(t, "node-1"), time.Now()
+	if err := cluster.KillContainer(t.Context(), killed, "agent"); err != nil {
 		t.Fatal(err)
 	}
-	r.awaitReady(t, "agent")
-	after := traffic(t, 3)
+	r.awaitRestart(t, killed, "agent")
+	after := traffic(t, 4)
 	s := me.create(t, partial, "killed-capturing", from)
 	if text := strings.Join(s.Reasons, "\n"); !strings.Contains(text, "node-1") || strings.Contains(text, "node-2") {
 		t.Errorf("reasons name not node-1, or others:\n%s", text)
@@ -162,28 +162,31 @@ func whileUploading(t *testing.T, me *laptop, name string, fault func()) result 
 }
 
 func agentKilledUploading(t *testing.T, r *release, me *laptop) {
+	killed := r.agent(t, "node-2")
 	ended := whileUploading(t, me, "killed-uploading", func() {
-		if err := cluster.KillContainer(t.Context(), r.agent(t, "node-2"), "agent"); err != nil {
+		if err := cluster.KillContainer(t.Context(), killed, "agent"); err != nil {
 			t.Fatal(err)
 		}
 	})
 	if ended.code != fine {
 		t.Errorf("exit code %d: the window was in the ring\n%s", ended.code, ended.stderr)
 	}
-	r.awaitReady(t, "agent")
+	r.awaitRestart(t, killed, "agent")
 	me.want(t, fine, "verify", "killed-uploading")
 	wantPackets(t, me.export(t, "killed-uploading", "--node", "node-2"), "the noise", "http.request.uri contains noise")
 }
 
 func hubKilled(t *testing.T, r *release, me *laptop) {
+	killed := r.hub(t)
 	ended := whileUploading(t, me, "hub-killed", func() {
-		if err := cluster.KillContainer(t.Context(), r.hub(t), "hub"); err != nil {
+		if err := cluster.KillContainer(t.Context(), killed, "hub"); err != nil {
 			t.Fatal(err)
 		}
 	})
 	if ended.code != fine {
 		t.Errorf("exit code %d: the next hub should have carried on\n%s", ended.code, ended.stderr)
 	}
+	r.awaitRestart(t, killed, "hub")
 	r.awaitReady(t, "hub")
 	me.want(t, fine, "verify", "hub-killed")
 	if n := strings.Count(me.want(t, fine, "snapshot", "list").stdout, "hub-killed"); n != 1 {

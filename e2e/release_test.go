@@ -214,6 +214,30 @@ func (r *release) awaitReady(t *testing.T, component string) {
 	})
 }
 
+// awaitRestart waits until a container that was killed runs again.
+func (r *release) awaitRestart(t *testing.T, killed *corev1.Pod, container string) {
+	t.Helper()
+	restarts := func(pod *corev1.Pod) (n int32, runs bool) {
+		for _, s := range pod.Status.ContainerStatuses {
+			if s.Name == container {
+				return s.RestartCount, s.State.Running != nil
+			}
+		}
+		return 0, false
+	}
+	before, _ := restarts(killed)
+	await(t, 2*time.Minute, func() error {
+		pod, err := client.CoreV1().Pods(killed.Namespace).Get(t.Context(), killed.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if n, runs := restarts(pod); n <= before || !runs {
+			return fmt.Errorf("%s of %s has not been started again", container, pod.Name)
+		}
+		return nil
+	})
+}
+
 func podReady(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue

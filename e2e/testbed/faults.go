@@ -121,11 +121,21 @@ func (c *Cluster) containerProcesses(node, id string) (pids []int, err error) {
 	return pids, err
 }
 
-// NextPodAddress makes the next pod of a node get this address, if no pod has it.
-// Addresses are given out in a circle, which could take long to come round.
-func (c *Cluster) NextPodAddress(node string, addr netip.Addr) error {
-	file := c.path("nodes", node, "root/var/lib/cni/networks/pods/last_reserved_ip.0")
-	if err := os.WriteFile(file, []byte(addr.Prev().String()), 0o644); err != nil {
+// NextPodAddress makes the next pod of a node get this address, once the pod that
+// had it has given it back. Addresses are given out in a circle, which could take
+// long to come round.
+func (c *Cluster) NextPodAddress(ctx context.Context, node string, addr netip.Addr) error {
+	given := c.path("nodes", node, "root/var/lib/cni/networks/pods")
+	if err := Poll(ctx, time.Minute, func() error {
+		_, err := os.Stat(filepath.Join(given, addr.String()))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return errors.Join(err, fmt.Errorf("address %s is still a pod's", addr))
+	}); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(given, "last_reserved_ip.0"), []byte(addr.Prev().String()), 0o644); err != nil {
 		return fmt.Errorf("choose the next pod's address: %w", err)
 	}
 	return nil
