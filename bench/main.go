@@ -41,6 +41,7 @@ var benchmarks = []benchmark{
 	{"cut", "Cutting", false, cut},
 	{"capture", "Capture", true, capture},
 	{"second", "A second snapshot of the same window", true, second},
+	{"copy", "A snapshot beside a plain copy of its chunks", true, copyChunks},
 	{"scale", "A hub of a thousand nodes", false, scale},
 }
 
@@ -68,6 +69,10 @@ func main() {
 			os.Exit(measured(os.Args[2:]))
 		case secondCommand:
 			exit(secondInNamespace(os.Args[2:]))
+		case copyCommand:
+			exit(copyInNamespace(os.Args[2:]))
+		case uploadCommand:
+			exit(upload(os.Args[2:]))
 		}
 	}
 	var o options

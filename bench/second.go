@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,19 +65,9 @@ and then others of the same window, each by a command of its own, whose start is
 		return s, err
 	}
 	defer in.Close()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", secondCommand, b.pcapsule, dir, strconv.Itoa(b.runs), strconv.FormatInt(b.scaled(200e6), 10))
-	cmd.Stdin = in
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return s, fmt.Errorf("in a network namespace: %w: %.2000s", err, errs.String())
-	}
 	var r secondResult
-	if err := json.Unmarshal(out, &r); err != nil {
+	err = inNamespace(ctx, &r, in, secondCommand, b.pcapsule, dir, strconv.Itoa(b.runs), strconv.FormatInt(b.scaled(200e6), 10))
+	if err != nil {
 		return s, err
 	}
 	again := spreadOf(r.Again)
@@ -177,32 +166,11 @@ const hubURL = "http://127.0.0.1:8898"
 // start returns when the agent records.
 func (d *daemon) start(ctx context.Context) (stop func(), err error) {
 	cmd := exec.CommandContext(ctx, d.pcapsule, "up", "--interface", "lo", "--node", "bench", "--data-dir", filepath.Join(d.dir, "data"), "--ring-size", "2GiB")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	out, err := cmd.StdoutPipe()
+	p, err := startProcess(cmd, "\nnext ") // its last line on start says what to do next
 	if err != nil {
 		return nil, err
 	}
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	// Its last line on start says what to do next.
-	var said []byte
-	buf := make([]byte, 4096)
-	for !bytes.Contains(said, []byte("\nnext ")) {
-		n, err := out.Read(buf)
-		if err != nil {
-			_ = cmd.Wait()
-			return nil, fmt.Errorf("pcapsule up ended: %s", errs.String())
-		}
-		said = append(said, buf[:n]...)
-	}
-	go io.Copy(io.Discard, out)
-	return func() {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		_ = cmd.Wait()
-	}, nil
+	return p.stop, nil
 }
 
 // snapshots takes one, and then runs more of the same window.

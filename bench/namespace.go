@@ -1,0 +1,73 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// inNamespace runs a command of this program in a network namespace that is made
+// for it, and reads what it found from its standard output.
+func inNamespace(ctx context.Context, found any, stdin io.Reader, args ...string) error {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	cmd.Stdin = stdin
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("in a network namespace: %w: %.2000s", err, errs.String())
+	}
+	return json.Unmarshal(out, found)
+}
+
+// A process is a program that runs until it is stopped, or this one ends.
+type process struct {
+	pid  int
+	stop func()
+}
+
+// startProcess starts a command, and returns when it has said until on its
+// standard output.
+func startProcess(cmd *exec.Cmd, until string) (*process, error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	var errs lockedBuffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var said []byte
+	buf := make([]byte, 4096)
+	for !bytes.Contains(said, []byte(until)) {
+		n, err := out.Read(buf)
+		if err != nil {
+			_ = cmd.Wait()
+			return nil, fmt.Errorf("%s ended: %s", strings.Join(cmd.Args[:min(len(cmd.Args), 2)], " "), errs.String())
+		}
+		said = append(said, buf[:n]...)
+	}
+	go io.Copy(io.Discard, out)
+	return &process{pid: cmd.Process.Pid, stop: func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		_ = cmd.Wait()
+	}}, nil
+}
