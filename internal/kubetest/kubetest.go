@@ -1,5 +1,6 @@
 // Package kubetest runs a real Kubernetes API server, with etcd behind it, for
-// tests: no mock decides there who may do what, or which watch has to start over.
+// tests and benchmarks: no mock decides there who may do what, or which watch has
+// to start over.
 //
 // There are no nodes and no controllers, so pods that a test makes stay as the
 // test makes them. A whole cluster is in e2e.
@@ -21,7 +22,7 @@ import (
 
 // shared is the API server of the test process.
 var shared = sync.OnceValues(func() (*Server, error) {
-	return start(context.Background(), nil)
+	return Launch(context.Background())
 })
 
 // APIServer returns the settings of an administrator's client of the API server
@@ -44,11 +45,11 @@ func APIServer(t testing.TB) *rest.Config {
 // that need flags of their own, such as --audit-log-path. It ends with the test.
 func New(t testing.TB, flags ...string) *Server {
 	t.Helper()
-	s, err := start(t.Context(), flags)
+	s, err := Launch(t.Context(), flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.close)
+	t.Cleanup(s.Close)
 	return s
 }
 

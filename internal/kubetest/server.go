@@ -39,6 +39,22 @@ type Server struct {
 // Config returns settings of an administrator's client. The caller owns them.
 func (s *Server) Config() *rest.Config { return rest.CopyConfig(s.config) }
 
+// Launch starts an API server of its own, for programs; tests have New. Its flags
+// come behind kubetest's, so that they win. It ends by Close, or with the process.
+func Launch(ctx context.Context, flags ...string) (*Server, error) {
+	binary, err := tools.Path(ctx, "kubernetes", "kube-apiserver")
+	if err != nil {
+		return nil, err
+	}
+	for range 3 { // another process may take a port first
+		var s *Server
+		if s, err = startOnce(ctx, binary, flags); err == nil {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("start kube-apiserver: %w", err)
+}
+
 // Stop kills the API server, as a crash would. What it keeps, stays in etcd.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
@@ -60,21 +76,7 @@ func (s *Server) Start(t testing.TB) {
 	}
 }
 
-// start starts both, and returns when the API server is ready.
-func start(ctx context.Context, flags []string) (*Server, error) {
-	binary, err := tools.Path(ctx, "kubernetes", "kube-apiserver")
-	if err != nil {
-		return nil, err
-	}
-	for range 3 { // another process may take a port first
-		var s *Server
-		if s, err = startOnce(ctx, binary, flags); err == nil {
-			return s, nil
-		}
-	}
-	return nil, fmt.Errorf("start kube-apiserver: %w", err)
-}
-
+// startOnce starts both, and returns when the API server is ready.
 func startOnce(ctx context.Context, binary string, flags []string) (s *Server, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -95,11 +97,11 @@ func startOnce(ctx context.Context, binary string, flags []string) (s *Server, e
 		addr: net.JoinHostPort("127.0.0.1", ports[2]), etcdPort: ports[0], etcd: etcd,
 	}
 	if err := s.certificates(); err != nil {
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	if err := s.startAPI(ctx); err != nil {
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -238,8 +240,8 @@ func ready(ctx context.Context, client *http.Client, url string) error {
 	return nil
 }
 
-// close ends both, and removes what they kept.
-func (s *Server) close() {
+// Close ends both, and removes what they kept.
+func (s *Server) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.api != nil {
