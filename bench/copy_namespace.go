@@ -90,7 +90,7 @@ func (c *copyBench) start(ctx context.Context) (err error) {
 	}
 	cmd := exec.CommandContext(ctx, c.daemon.pcapsule, "hub", "--data-dir", filepath.Join(c.daemon.dir, "hub"), "--store", "s3://"+benchBucket+"/pcapsule")
 	cmd.Env = c.env
-	hub, err := startProcess(cmd, "\nnext ")
+	hub, err := startProcess(cmd, "\nnext ", nil)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (c *copyBench) start(ctx context.Context) (err error) {
 		c.links = append(c.links, link)
 		cmd := exec.CommandContext(ctx, c.daemon.pcapsule, "agent", "--hub", hubURL, "--interface", name, "--node", fmt.Sprintf("node-%d", i),
 			"--data-dir", filepath.Join(c.daemon.dir, name), "--ring-size", "3GiB")
-		agent, err := startProcess(cmd, "\nring ")
+		agent, err := startProcess(cmd, "\nring ", nil)
 		if err != nil {
 			return err
 		}

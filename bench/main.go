@@ -42,6 +42,7 @@ var benchmarks = []benchmark{
 	{"capture", "Capture", true, capture},
 	{"second", "A second snapshot of the same window", true, second},
 	{"copy", "A snapshot beside a plain copy of its chunks", true, copyChunks},
+	{"idle", "Agents with nothing to record", true, idle},
 	{"scale", "A hub of a thousand nodes", false, scale},
 }
 
@@ -73,6 +74,8 @@ func main() {
 			exit(copyInNamespace(os.Args[2:]))
 		case uploadCommand:
 			exit(upload(os.Args[2:]))
+		case idleCommand:
+			exit(idleInNamespace(os.Args[2:]))
 		}
 	}
 	var o options

@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,8 +42,8 @@ type process struct {
 }
 
 // startProcess starts a command, and returns when it has said until on its
-// standard output.
-func startProcess(cmd *exec.Cmd, until string) (*process, error) {
+// standard output. What begun does, unless it is nil, it may wait for.
+func startProcess(cmd *exec.Cmd, until string, begun func(pid int) error) (*process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -54,6 +56,13 @@ func startProcess(cmd *exec.Cmd, until string) (*process, error) {
 	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
 		return nil, err
+	}
+	if begun != nil {
+		if err := begun(cmd.Process.Pid); err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return nil, err
+		}
 	}
 	var said []byte
 	buf := make([]byte, 4096)
@@ -70,4 +79,32 @@ func startProcess(cmd *exec.Cmd, until string) (*process, error) {
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		_ = cmd.Wait()
 	}}, nil
+}
+
+// cpuOf is how many seconds of processors a process has used.
+func cpuOf(pid int) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// Behind the name of the program, which may hold anything, in brackets.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100 // USER_HZ, which is 100 wherever this runs
+}
+
+// memoryOf is a line of a process's status that is a size, in MiB.
+func memoryOf(pid int, line string) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), "\n"+line+":")
+	var kib float64
+	_, _ = fmt.Sscan(rest, &kib)
+	return kib / 1024
 }

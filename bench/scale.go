@@ -7,11 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -151,7 +151,7 @@ func startSite(ctx context.Context, b *bench) (s *site, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, key, err := s.makeCertificate()
+	cert, key, err := s.makeCertificate(net.IPv4(127, 0, 0, 1))
 	if err != nil {
 		return nil, err
 	}
@@ -200,32 +200,10 @@ func (s *site) alive() error {
 }
 
 // cpu is how many seconds of processors the hub has used.
-func (s *site) cpu() float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.hub.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	// Behind the name of the program, which may hold anything, in brackets.
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(fields) < 13 {
-		return 0
-	}
-	user, _ := strconv.ParseFloat(fields[11], 64)
-	system, _ := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / 100 // USER_HZ, which is 100 wherever this runs
-}
+func (s *site) cpu() float64 { return cpuOf(s.hub.Process.Pid) }
 
 // memory is the most that the hub has had so far, in MiB.
-func (s *site) memory() float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.hub.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(b), "\nVmHWM:")
-	var kib float64
-	_, _ = fmt.Sscan(rest, &kib)
-	return kib / 1024
-}
+func (s *site) memory() float64 { return memoryOf(s.hub.Process.Pid, "VmHWM") }
 
 // lockedBuffer keeps what a process says.
 type lockedBuffer struct {

@@ -166,7 +166,7 @@ const hubURL = "http://127.0.0.1:8898"
 // start returns when the agent records.
 func (d *daemon) start(ctx context.Context) (stop func(), err error) {
 	cmd := exec.CommandContext(ctx, d.pcapsule, "up", "--interface", "lo", "--node", "bench", "--data-dir", filepath.Join(d.dir, "data"), "--ring-size", "2GiB")
-	p, err := startProcess(cmd, "\nnext ") // its last line on start says what to do next
+	p, err := startProcess(cmd, "\nnext ", nil) // its last line on start says what to do next
 	if err != nil {
 		return nil, err
 	}
