@@ -33,7 +33,7 @@ func describeMachine(ctx context.Context, b *bench) []string {
 	}
 	var peers []string
 	for _, p := range [][]string{
-		{"mergecap", "-v"}, {"dumpcap", "-v"}, {"tcpdump", "--version"}, {"netsniff-ng", "-v"}, {"lz4", "-V"}, {"b3sum", "-V"},
+		{"mergecap", "-v"}, {"dumpcap", "-v"}, {"tcpdump", "--version"}, {"netsniff-ng", "-v"}, {"lz4", "-V"}, {"b3sum", "-V"}, {"rclone", "version"},
 	} {
 		out, _ := exec.CommandContext(ctx, p[0], p[1:]...).CombinedOutput() // some fail, and tell their version all the same
 		version := regexp.MustCompile(`\d+\.\d+(\.\d+)*`).FindString(string(out))

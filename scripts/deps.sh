@@ -16,7 +16,7 @@ case "${1:-}" in
   test)  need=(ip unshare tshark capinfos mergecap dumpcap tcpdump lz4 b3sum zstd jq rclone ssh-keygen gcc etcd clang-14 llvm-strip-14) ;;
   e2e)   need=(ip tc unshare nsenter sysctl iptables conntrack containerd runc /usr/lib/cni/bridge tshark ssh-keygen) ;;
   generate) need=(clang-14 llvm-strip-14) ;;
-  bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4 b3sum) ;;
+  bench) need=(ip tshark mergecap dumpcap tcpdump netsniff-ng lz4 b3sum rclone etcd) ;;
   *) echo "usage: scripts/deps.sh demo|test|e2e|generate|bench" >&2; exit 2 ;;
 esac
 
