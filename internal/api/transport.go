@@ -148,6 +148,7 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 	if o.every != nil {
 		t.DialContext = o.every
 	}
+	t.DialContext = patient(t.DialContext)
 	if hub && o.dial != nil {
 		o.reroute(t)
 	}
@@ -187,6 +188,19 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 		return nil, fmt.Errorf("CA file: %w", err)
 	}
 	return &renewed{v}, nil
+}
+
+// connectTimeout bounds the making of one connection, well below what a call may
+// take. A hub that moves leaves its address behind: where nothing refuses what is
+// sent there, as in many clusters, only another connection finds the new one.
+const connectTimeout = 5 * time.Second
+
+func patient(dial Dialer) Dialer {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
 }
 
 // reroute makes a transport connect by the Dialer. Until TLS is established

@@ -16,11 +16,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"pcapsule/internal/kubetest/pki"
+	"pcapsule/manifest"
 	"pcapsule/store"
 )
 
@@ -281,4 +283,27 @@ func TestConnections(t *testing.T) {
 	if want := []string{"hub.test:80", "store.test:80"}; !slices.Equal(dialled, want) {
 		t.Errorf("dialled %v, want %v", dialled, want)
 	}
+}
+
+// What is sent to the address of a hub that has moved may come to nothing, not
+// even a refusal: a connection is given up long before the call is.
+func TestConnectTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		c, err := NewClient("http://127.0.0.1:1", WithConnections(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dials++
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := c.Poll(t.Context(), "n", PollRequest{Wait: manifest.Nanos(10 * time.Second)}); err == nil {
+			t.Error("polled nobody")
+		}
+		if took := time.Since(began); took != connectTimeout || dials != 1 {
+			t.Errorf("%d connections given up after %s, want 1 after %s", dials, took, connectTimeout)
+		}
+	})
 }
