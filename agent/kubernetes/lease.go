@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
@@ -147,17 +148,16 @@ func holderOf(l *coordinationv1.Lease) string {
 	return *l.Spec.HolderIdentity
 }
 
-// hold renews the Lease while lead runs, and ends lead's context when it is lost.
-// It gives the Lease back when its own context ends.
+// hold renews the Lease while lead runs, and ends lead's context when it is lost,
+// with the cause. It gives the Lease back when its own context ends.
 func (e *elector) hold(ctx context.Context, lead func(context.Context)) {
-	leading, stop := context.WithCancel(ctx)
+	leading, stop := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		lead(leading)
 	}()
-	e.renew(ctx)
-	stop()
+	stop(e.renew(ctx))
 	<-ended
 	if ctx.Err() == nil {
 		return
@@ -169,20 +169,28 @@ func (e *elector) hold(ctx context.Context, lead func(context.Context)) {
 	}
 }
 
-// renew returns when the Lease is lost, or the context has ended.
-func (e *elector) renew(ctx context.Context) {
+// errUnanswered ends a term in which the API server has not answered for so long.
+// Watches notice that later than the elector: what they heard of is from before.
+type errUnanswered struct{ silence time.Duration }
+
+func (e errUnanswered) Error() string {
+	return fmt.Sprintf("the API server has not answered for %v", e.silence)
+}
+
+// renew returns when the Lease is lost, with the reason, or the context has ended.
+func (e *elector) renew(ctx context.Context) error {
 	renewed := e.now()
 	pause := renewEvery
 	for {
 		wait(ctx, pause)
 		if ctx.Err() != nil {
-			return
+			return nil
 		}
 		asked := e.now()
 		left := giveUpAfter - asked.Sub(renewed)
 		if left <= 0 {
 			e.log.Warn("the API server does not answer: the stream kubernetes is not recorded until it does")
-			return
+			return errUnanswered{asked.Sub(renewed)}
 		}
 		limited, cancel := context.WithTimeout(ctx, min(left, requestTime))
 		err := e.put(limited, e.node)
@@ -190,7 +198,7 @@ func (e *elector) renew(ctx context.Context) {
 			if err = e.again(limited); errors.Is(err, errTaken) {
 				cancel()
 				e.log.Info("another agent records the stream kubernetes now", "node", holderOf(e.lease))
-				return
+				return err
 			}
 		}
 		cancel()

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"runtime/debug"
 	"sync"
@@ -45,7 +46,7 @@ type term struct {
 	tried   int64 // time of the last try to begin a chunk
 	missing int64 // from when on changes were missed or late; 0 when they were not
 	missed  bool  // what was missed is missed for good
-	until   int64 // everything up to it is recorded; 0 when nothing is
+	until   int64 // everything up to it is recorded, or was taken back; 0 when nothing is
 }
 
 // A request asks the term for something, between two news.
@@ -78,7 +79,12 @@ func (t *term) run(ctx context.Context) int64 {
 		began := t.began
 		select {
 		case <-ctx.Done():
-			t.end(t.now().UnixNano())
+			now := t.now().UnixNano()
+			var unanswered errUnanswered
+			if errors.As(context.Cause(ctx), &unanswered) {
+				t.doubt(now - int64(unanswered.silence))
+			}
+			t.end(now)
 			return t.until
 		case n := <-out:
 			t.hear(t.now().UnixNano(), n)
@@ -215,6 +221,8 @@ func (t *term) begin(now int64) {
 	debug.FreeOSMemory()
 }
 
+const unasked = "the API server could not be asked"
+
 // endGap records that changes were missed, or are late, when that is over.
 func (t *term) endGap(now int64) {
 	if t.missing == 0 {
@@ -222,9 +230,9 @@ func (t *term) endGap(now int64) {
 	}
 	from := min(t.missing, now)
 	t.missing = 0
-	detail := "the API server could not be asked"
+	detail := unasked
 	if t.missed {
-		detail = "the API server could not be asked, and changes were missed"
+		detail += ", and changes were missed"
 	}
 	t.missed = false
 	t.log.Warn("the stream kubernetes has a gap", "for", time.Duration(now-from), "why", detail)
@@ -304,12 +312,46 @@ func (t *term) cut(now int64) {
 	t.chunks.open(now)
 }
 
+// doubt notes that the API server has not answered since, while watches that
+// heard nothing took that for a time in which nothing happened.
+func (t *term) doubt(since int64) {
+	for _, v := range t.views {
+		if v.state == viewCurrent {
+			v.state, v.since = viewAway, since
+		}
+	}
+}
+
 // end is the last seal.
 func (t *term) end(now int64) {
 	if t.began {
+		t.takeBack(now)
 		t.seal(now)
 		t.chunks.report(now)
 	}
+}
+
+// takeBack records that less is known than was said, of a term that ends before
+// it knows more.
+func (t *term) takeBack(now int64) {
+	from := t.until
+	if t.missing != 0 {
+		from = min(from, t.missing)
+	}
+	for _, v := range t.views {
+		if v.state == viewAway {
+			from = min(from, v.since)
+		}
+	}
+	if from >= t.until {
+		return
+	}
+	t.chunks.addRecord(&cluster.Record{
+		Time: manifest.Nanos(now), Op: cluster.OpGap, Gap: &cluster.Gap{From: manifest.Nanos(from), Reason: manifest.GapWatchLost},
+	})
+	t.chunks.ring.AddGap(ring.Gap{
+		Stream: chunker.Kubernetes, Reason: manifest.GapWatchLost, From: manifest.Nanos(from), To: manifest.Nanos(t.until), Detail: unasked,
+	})
 }
 
 // answer does what was asked for.

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -306,6 +307,50 @@ func TestEndsDuringOutage(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"watch-lost 7-30"}, gapList(l.Gaps)); d != "" {
 		t.Errorf("gaps (-want +got):\n%s", d)
+	}
+}
+
+// Who loses the Lease because the API server says nothing any more, claims nothing
+// of the time in which no watch had noticed that.
+func TestEndsInSilence(t *testing.T) {
+	b := newBench(t, 64<<20)
+	b.listAll(0, podOf("a", ""))
+	for s := 1; s <= 23; s++ {
+		b.ticks(float64(s))
+	}
+	b.at = t0 + 24*sec
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(fmt.Errorf("lost: %w", errUnanswered{14 * time.Second}))
+	until := b.run(ctx)
+	next := b.newTerm(b.ring)
+	next.since = until
+	b.term = next
+	b.listAll(40, podOf("b", ""))
+	b.end(t0 + 50*sec)
+	wantOps(t, b, [][]string{
+		{"0 keyframe", "0 state a", "0 complete", "10 alive", "20 alive", "24 gap from 10"},
+		{"40 keyframe", "40 state b", "40 complete", "40 gap from 20", "50 alive"},
+	})
+	l := b.ledger(t, 0, 50)
+	if d := cmp.Diff([][2]float64{{0, 10}, {40, 50}}, seconds(l.Coverage)); d != "" {
+		t.Errorf("coverage (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"watch-lost 10-20", "watch-lost 20-40"}, gapList(l.Gaps)); d != "" {
+		t.Errorf("gaps (-want +got):\n%s", d)
+	}
+}
+
+// A watch that was found silent, and is not heard of again, takes back as much.
+func TestEndsAfterSilentWatch(t *testing.T) {
+	b := newBench(t, 64<<20)
+	b.listAll(0)
+	b.ticks(31)
+	b.at = t0 + 60*sec
+	b.hear(b.at, news{source: index("pods"), kind: lost, away: 45 * time.Second})
+	b.end(t0 + 70*sec)
+	wantOps(t, b, [][]string{{"0 keyframe", "0 complete", "31 alive", "70 gap from 15"}})
+	if d := cmp.Diff([][2]float64{{0, 15}}, seconds(b.ledger(t, 0, 70).Coverage)); d != "" {
+		t.Errorf("coverage (-want +got):\n%s", d)
 	}
 }
 
