@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"pcapsule/agent/packets"
 )
@@ -36,6 +37,24 @@ func (s Selection) Selective() bool { return s.positive() || len(s.excluded) > 0
 
 // positive tells whether it asks for something, rather than only excludes.
 func (s Selection) positive() bool { return s.regex != nil || len(s.namespaces) > 0 }
+
+// String says for people which pods are targets.
+func (s Selection) String() string {
+	var parts []string
+	if s.regex != nil {
+		parts = append(parts, fmt.Sprintf("with a name that matches %s", s.regex))
+	}
+	if len(s.namespaces) > 0 {
+		parts = append(parts, "in the namespaces "+strings.Join(s.namespaces, ", "))
+	}
+	if len(s.excluded) > 0 {
+		parts = append(parts, "not in the namespaces "+strings.Join(s.excluded, ", "))
+	}
+	if len(parts) == 0 {
+		return "all"
+	}
+	return "those " + strings.Join(parts, ", ")
+}
 
 // match is what is done with the packets of a pod.
 func (s Selection) match(p pod) packets.Pod {

@@ -20,6 +20,24 @@ import (
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // TestSelection says what is recorded, of pods that are known.
+func TestSelectionSays(t *testing.T) {
+	for _, tt := range []struct {
+		regex                string
+		namespaces, excluded []string
+		want                 string
+	}{
+		{want: "all"},
+		{regex: ".*", want: "all"},
+		{regex: "^web-", want: "those with a name that matches ^web-"},
+		{regex: "a", namespaces: []string{"x", "y"}, excluded: []string{"z"}, want: "those with a name that matches a, in the namespaces x, y, not in the namespaces z"},
+	} {
+		s, err := NewSelection(tt.regex, tt.namespaces, tt.excluded)
+		if got := s.String(); err != nil || got != tt.want {
+			t.Errorf("%q, %v: want %q", got, err, tt.want)
+		}
+	}
+}
+
 func TestSelection(t *testing.T) {
 	web := pod{Namespace: "shop", Name: "web-1", Addresses: []netip.Addr{addr("10.1.0.1"), addr("fd01::1")}, Host: []netip.Addr{addr("192.0.2.1")}}
 	db := pod{Namespace: "shop", Name: "db-0", Addresses: []netip.Addr{addr("10.1.0.2")}}

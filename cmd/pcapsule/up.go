@@ -173,6 +173,9 @@ func announceAgent(c *cli.Context, cfg agent.Config, r agent.Ready) {
 	}
 	fmt.Fprintf(w, "node     %s\n", cfg.Node)
 	fmt.Fprintf(w, "records  %s: %s\n", which, strings.Join(names, ", "))
+	if cfg.Pods.Selective() {
+		fmt.Fprintf(w, "pods     %s\n", cfg.Pods)
+	}
 	fmt.Fprintf(w, "ring     %s in %s: %s\n", size(r.Ring.Limit), cfg.Dir, ringTime(r))
 }
 
