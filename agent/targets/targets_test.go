@@ -19,7 +19,6 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// TestSelection says what is recorded, of pods that are known.
 func TestSelectionSays(t *testing.T) {
 	for _, tt := range []struct {
 		regex                string
@@ -38,6 +37,7 @@ func TestSelectionSays(t *testing.T) {
 	}
 }
 
+// TestSelection says what is recorded, of pods that are known.
 func TestSelection(t *testing.T) {
 	web := pod{Namespace: "shop", Name: "web-1", Addresses: []netip.Addr{addr("10.1.0.1"), addr("fd01::1")}, Host: []netip.Addr{addr("192.0.2.1")}}
 	db := pod{Namespace: "shop", Name: "db-0", Addresses: []netip.Addr{addr("10.1.0.2")}}
