@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ func TestBucket(t *testing.T) {
 		{"one node", oneNode},
 		{"events in the timeline", events},
 		{"an address used again", addressReused},
+		{"chosen pods alone", chosenPods},
 		{"who may do what", roles},
 		{"tokens of others", tokensOfOthers},
 		{"an agent killed while it captures", agentKilledCapturing},
@@ -184,6 +186,33 @@ func oneNode(t *testing.T, r *release, me *laptop) {
 	file := me.export(t, "one")
 	wantPackets(t, file, "what passes node-2", "http.request.uri contains asked-by-far")
 	wantNone(t, file, "what stays within node-1", "http.request.uri contains asked-by-near")
+}
+
+// chosenPods records pods by their names, one that starts later among them.
+func chosenPods(t *testing.T, r *release, me *laptop) {
+	r.upgrade(t, values{"tap.regex": "^(far|late)$"})
+	defer r.upgrade(t, nil)
+	from := traffic(t, 3)
+	startAsker(t, "late")
+	times := answered(t, "shop", "late", from)
+	traffic(t, 2)
+	me.create(t, fine, "chosen", from)
+	file := me.export(t, "chosen")
+	wantPackets(t, file, "a chosen pod", "http.request.uri contains asked-by-far")
+	wantNone(t, file, "a pod that was not chosen", "http.request.uri contains asked-by-near")
+	// The first request may be from before the agent knew of the pod.
+	rows := tshark(t, file, "-Y", "http.request.uri contains late", "-T", "fields", "-e", "frame.time_epoch")
+	if len(rows) == 0 {
+		t.Fatal("no packets of a pod that started later")
+	}
+	first, err := strconv.ParseFloat(rows[0], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if late := time.UnixMilli(int64(first * 1e3)).Sub(times[0]); late > 2*time.Second {
+		t.Errorf("packets of a new pod are recorded from %s after its first on, want at most 2 s", late)
+	}
+	deletePod(t, "shop", "late")
 }
 
 const exhausted = `

@@ -25,6 +25,7 @@ func TestClaim(t *testing.T) {
 	step(t, "helm install with a claim")
 	r.install(t)
 
+	step(t, "snapshot")
 	from := traffic(t, 3)
 	s := me.create(t, fine, "kept", from)
 	if s.Status != manifest.Completed || s.Records == 0 {

@@ -55,7 +55,7 @@ func deletePod(t *testing.T, namespace, name string) {
 
 // addressReused gives the address of a deleted pod to another one.
 func addressReused(t *testing.T, r *release, me *laptop) {
-	from := traffic(t, 1)
+	from := traffic(t, 2)
 	first := startAsker(t, "first")
 	deletePod(t, "shop", "first")
 	addr, err := netip.ParseAddr(first.Status.PodIP)

@@ -98,6 +98,7 @@ func (r *release) install(t *testing.T) {
 	if _, err := helm(t.Context(), args...); err != nil {
 		t.Fatal(err)
 	}
+	r.awaitAgents(t)
 }
 
 // upgrade changes values and waits until all is ready.
@@ -107,6 +108,7 @@ func (r *release) upgrade(t *testing.T, v values) {
 	if _, err := helm(t.Context(), args...); err != nil {
 		t.Fatal(err)
 	}
+	r.awaitAgents(t)
 }
 
 func (r *release) uninstall(t *testing.T) {
@@ -214,7 +216,39 @@ func (r *release) awaitReady(t *testing.T, component string) {
 	})
 }
 
-// awaitRestart waits until a container that was killed runs again.
+// awaitAgents waits until all agents are as the release wants them, and capture.
+// helm does not wait for those that may be unavailable during an upgrade.
+func (r *release) awaitAgents(t *testing.T) {
+	t.Helper()
+	await(t, 2*time.Minute, func() error {
+		set, err := client.AppsV1().DaemonSets(r.namespace).Get(t.Context(), r.name+"-agent", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if s := set.Status; s.ObservedGeneration < set.Generation || s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberUnavailable > 0 {
+			return fmt.Errorf("not all agents are up to date: %+v", s)
+		}
+		for _, pod := range r.pods(t, "agent") {
+			if err := capturing(t, &pod); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// capturing tells, by its log, whether an agent captures.
+func capturing(t *testing.T, agent *corev1.Pod) error {
+	t.Helper()
+	text, err := client.CoreV1().Pods(agent.Namespace).GetLogs(agent.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
+	if err == nil && !strings.Contains(string(text), "msg=capturing") {
+		err = fmt.Errorf("%s does not capture yet", agent.Name)
+	}
+	return err
+}
+
+// awaitRestart waits until a container that was killed runs again, and does its
+// work if it is an agent.
 func (r *release) awaitRestart(t *testing.T, killed *corev1.Pod, container string) {
 	t.Helper()
 	restarts := func(pod *corev1.Pod) (n int32, runs bool) {
@@ -233,6 +267,9 @@ func (r *release) awaitRestart(t *testing.T, killed *corev1.Pod, container strin
 		}
 		if n, runs := restarts(pod); n <= before || !runs {
 			return fmt.Errorf("%s of %s has not been started again", container, pod.Name)
+		}
+		if container == "agent" {
+			return capturing(t, pod)
 		}
 		return nil
 	})

@@ -86,23 +86,37 @@ func awaitPod(t *testing.T, namespace, name string) (pod *corev1.Pod) {
 	return pod
 }
 
-// awaitRounds waits until a pod that asks has done so n times since a time.
+// awaitRounds waits until a pod that asks has been answered n times since a time.
 func awaitRounds(t *testing.T, namespace, name string, since time.Time, n int) {
 	t.Helper()
-	at := metav1.NewTime(since)
 	await(t, time.Minute, func() error {
-		text, err := client.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{SinceTime: &at}).DoRaw(t.Context())
-		if err != nil {
-			return err
-		}
-		if done := strings.Count(string(text), "all answered"); done < n {
-			return fmt.Errorf("%s/%s was answered %d times: %s", namespace, name, done, text)
+		if done := len(answered(t, namespace, name, since)); done < n {
+			return fmt.Errorf("%s/%s was answered %d times, not %d", namespace, name, done, n)
 		}
 		return nil
 	})
 }
 
-// traffic waits for requests of the shop, and returns the time before them.
+// answered returns when a pod that asks was answered, since a time.
+func answered(t *testing.T, namespace, name string, since time.Time) (at []time.Time) {
+	t.Helper()
+	whole := metav1.NewTime(since) // of which the API server takes the seconds
+	text, err := client.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{SinceTime: &whole, Timestamps: true}).DoRaw(t.Context())
+	if err != nil {
+		return nil // it does not run yet
+	}
+	for line := range strings.Lines(string(text)) {
+		stamp, said, _ := strings.Cut(strings.TrimSpace(line), " ")
+		when, err := time.Parse(time.RFC3339Nano, stamp)
+		if err == nil && said == "all answered" && !when.Before(since) {
+			at = append(at, when)
+		}
+	}
+	return at
+}
+
+// traffic waits for requests of the shop, and returns the time before them. The
+// first answer may be to a request from before; all others are not.
 func traffic(t *testing.T, rounds int) (since time.Time) {
 	t.Helper()
 	since = time.Now()
