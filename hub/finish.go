@@ -72,6 +72,7 @@ func (h *Hub) intent(s *session) (archive.Intent, error) {
 
 // start makes a session known, to agents as well.
 func (h *Hub) start(s *session) {
+	s.asks(h.now())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sessions[s.id] = s

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
+	"pcapsule/store"
 	"pcapsule/store/storetest"
 )
 
@@ -69,6 +71,55 @@ func TestManyAgents(t *testing.T) {
 		time.Sleep(h.cfg.FirstAnswer + 2*tickPeriod)
 		synctest.Wait()
 		if v := h.session(snap.ID).view(); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
+			t.Errorf("%+v", v)
+		}
+		cancel()
+		all.Wait()
+	})
+}
+
+// slowIntents is a store that takes long to note intents.
+type slowIntents struct {
+	*storetest.Memory
+	by time.Duration
+}
+
+func (s *slowIntents) Put(ctx context.Context, key string, body store.Body) error {
+	if strings.HasPrefix(key, manifest.IntentsDir) {
+		time.Sleep(s.by)
+	}
+	return s.Memory.Put(ctx, key, body)
+}
+
+// TestSlowStoreMakesNobodyLate: nodes have their time from when they are asked,
+// however long the store took to note the intent.
+func TestSlowStoreMakesNobodyLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &slowIntents{storetest.NewMemory(t, nil), 0}
+		h, err := New(Config{Store: st, Signer: testKey()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { h.Run(ctx) })
+		synctest.Wait()
+		if _, err := h.heard("n1", &api.PollRequest{}, h.now()); err != nil {
+			t.Fatal(err)
+		}
+		st.by = h.cfg.FirstAnswer + 10*time.Second
+		s, err := h.begin(ctx, "x", request{Nodes: []string{"n1"}, Window: manifest.Interval{From: 1, To: 2}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(h.cfg.FirstAnswer - tickPeriod)
+		synctest.Wait()
+		if v := s.view(); v.Status != api.Creating {
+			t.Errorf("given up: %+v", v)
+		}
+		time.Sleep(2 * tickPeriod)
+		synctest.Wait()
+		if v := s.view(); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
 			t.Errorf("%+v", v)
 		}
 		cancel()

@@ -105,6 +105,16 @@ func newSession(id, name string, req request, now time.Time, lifetime time.Durat
 	return s
 }
 
+// asks notes when nodes are asked: that the store took long to note the intent is
+// nothing that they are late by.
+func (s *session) asks(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.parts {
+		p.last = now
+	}
+}
+
 // reportShare is how long a report of progress is worth, so that those of a
 // thousand nodes are a hundred a second.
 const reportShare = 10 * time.Millisecond
