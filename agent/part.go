@@ -94,7 +94,7 @@ func (a *agent) prepare(ctx context.Context, task api.Task, report *reporter) (*
 		Coverage: []manifest.Interval{}, Interfaces: []chunker.Interface{}, Streams: []manifest.Stream{},
 	}}
 	report.begin(pinned.Chunks)
-	up := uploader{a: a, session: task.Session, report: report}
+	up := a.uploader(task.Session, report)
 	for _, stream := range []string{chunker.OS, chunker.Packets} { // in the manifest's order
 		s, err := up.stream(ctx, stream, pinned)
 		if err != nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -90,6 +91,10 @@ func (a *agent) unpin(id string) {
 // carryOut does a task, again and again until it is done, the session is over,
 // or its deadline has passed.
 func (a *agent) carryOut(ctx context.Context, s *session) {
+	// What chunks were loaded into is not needed again until the next session, and
+	// an agent that only records makes too little garbage for it to be given back
+	// within minutes.
+	defer debug.FreeOSMemory()
 	log := a.log.With("session", s.task.Session)
 	deadline := a.local(s.task.Deadline)
 	ctx, cancel := context.WithTimeout(ctx, deadline.Sub(a.now()))

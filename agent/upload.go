@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -30,10 +31,29 @@ type uploader struct {
 	a       *agent
 	session string
 	report  *reporter
+	buffers chan []byte // that held chunks, to hold others; as long as the uploader
 }
 
-// buffers hold chunks on their way.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+func (a *agent) uploader(session string, report *reporter) *uploader {
+	return &uploader{a: a, session: session, report: report, buffers: make(chan []byte, uploads)}
+}
+
+// load reads a chunk of the ring. The caller releases its bytes, also after an
+// error.
+func (u *uploader) load(c ring.Chunk) (b []byte, sum [sha256.Size]byte, err error) {
+	select {
+	case b = <-u.buffers:
+	default:
+	}
+	return u.a.ring.Load(c, b)
+}
+
+func (u *uploader) release(b []byte) {
+	select {
+	case u.buffers <- b:
+	default:
+	}
+}
 
 // chunks uploads what the store lacks of the chunks, and returns the inventory's
 // entries of all that are sound. Damaged ones leave the ring, and a gap there.
@@ -91,10 +111,11 @@ func (u *uploader) describe(c ring.Chunk) (*api.Object, error) {
 	unseen := u.a.ring.Unseen(c)
 	sum, ok := u.a.ring.SHA256(c)
 	if !ok {
-		buf := buffers.Get().(*[]byte)
-		defer buffers.Put(buf)
+		var b []byte
 		var err error
-		if *buf, sum, err = u.a.ring.Load(c, *buf); err != nil {
+		b, sum, err = u.load(c)
+		defer u.release(b)
+		if err != nil {
 			return nil, u.damaged(c, err)
 		}
 	}
@@ -108,13 +129,12 @@ func (u *uploader) chunk(ctx context.Context, c ring.Chunk, o api.Object, place 
 		u.report.done(c.Size, 0)
 		return place.Key, nil
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	var err error
-	if *buf, _, err = u.a.ring.Load(c, *buf); err != nil {
+	b, _, err := u.load(c)
+	defer u.release(b)
+	if err != nil {
 		return "", u.damaged(c, err)
 	}
-	key, err := u.bring(ctx, o, &place, *buf)
+	key, err := u.bring(ctx, o, &place, b)
 	if err != nil {
 		return "", fmt.Errorf("upload chunk %s: %w", c.Hash, err)
 	}
