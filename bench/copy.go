@@ -30,7 +30,8 @@ type copyResult struct {
 	Minimal  []float64
 	Rclone   []float64
 	Last     snapshotInfo
-	Chunks   int // of the last snapshot
+	Chunks   int     // of the last snapshot
+	Kept     float64 // MiB of anonymous memory that an agent has after it, at the most
 }
 
 // copyChunks times snapshots beside plain copies of their chunks.
@@ -83,8 +84,8 @@ rclone. MinIO and all of them share the processors.`, copyNodes, size/1e6, agent
 		took := spreadOf(c.took)
 		s.rows = append(s.rows, []string{c.name, took.String(), took.rate(float64(r.Last.Size) / 1e6).String(), ratio.String()})
 	}
-	s.notes = []string{fmt.Sprintf("The last snapshot: %d packets, %d MB, stored in %d chunks of %d MB together. Turn by turn it took %s times as long as rclone.",
-		r.Last.Records, r.Last.RawSize/1e6, r.Chunks, r.Last.Size/1e6, ratios(r.Snapshot, r.Rclone))}
+	s.notes = []string{fmt.Sprintf("The last snapshot: %d packets, %d MB, stored in %d chunks of %d MB together. Turn by turn it took %s times as long as rclone. Seconds later, an agent keeps at most %.1f MiB of anonymous memory.",
+		r.Last.Records, r.Last.RawSize/1e6, r.Chunks, r.Last.Size/1e6, ratios(r.Snapshot, r.Rclone), r.Kept)}
 	s.aims = []aim{atMost(fmt.Sprintf("snapshot of %d MB on each of %d nodes: times a plain copy of its chunks", size/1e6, copyNodes), times.median, copyTimes)}
 	return s, nil
 }

@@ -40,7 +40,8 @@ type copyBench struct {
 	daemon daemon // its hub is not one that daemon started
 	s3     *minio.Client
 	env    []string // by which programs find the store
-	links  []int    // sockets, one an agent's interface
+	agents []*process
+	links  []int // sockets, one an agent's interface
 	seen   map[string]bool
 }
 
@@ -72,6 +73,9 @@ func copyInNamespace(args []string) (err error) {
 		if i == 0 {
 			r = copyResult{}
 		}
+	}
+	for _, a := range c.agents {
+		r.Kept = max(r.Kept, memoryOf(a.pid, "RssAnon"))
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
@@ -113,6 +117,7 @@ func (c *copyBench) start(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		c.agents = append(c.agents, agent)
 		c.site.stopped = append(c.site.stopped, agent.stop)
 	}
 	client, err := api.NewClient(hubURL)
