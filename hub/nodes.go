@@ -235,6 +235,9 @@ func (h *Hub) forgetNodes() {
 // there in the window or a short while ago.
 func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.Interval) ([]string, error) {
 	var known []api.Node
+	there := func(seen time.Time) bool {
+		return h.now().Sub(seen) <= nodeMemory || !seen.Before(window.From.Time())
+	}
 	choose := func() (chosen, missing []string) {
 		known = h.knownNodes()
 		if len(named) > 0 {
@@ -249,9 +252,17 @@ func (h *Hub) chooseNodes(ctx context.Context, named []string, window manifest.I
 			return slices.Compact(chosen), missing
 		}
 		for _, n := range known {
-			if h.now().Sub(n.LastSeen) <= nodeMemory || !n.LastSeen.Before(window.From.Time()) {
+			if there(n.LastSeen) {
 				chosen = append(chosen, n.Name)
 			}
+		}
+		if len(chosen) > 0 { // else no agent runs, and the error says so
+			for name, seen := range h.unheard() {
+				if there(seen) {
+					chosen = append(chosen, name)
+				}
+			}
+			slices.Sort(chosen)
 		}
 		return chosen, nil
 	}
@@ -295,31 +306,63 @@ func (h *Hub) recorders(chosen []string) (names []string) {
 type expected struct {
 	nodes    []string // of the newest snapshot
 	recorder bool     // one of a cluster, which recorded its stream
+
+	// seen is when nodes of a cluster handed in parts of snapshots, of the time
+	// that a hub which had not been started anew would remember. It may have been
+	// the death of a node that ended the last hub.
+	seen map[string]time.Time
+}
+
+// unheard are the nodes that the last hub heard of a while ago, and this one has
+// not, with when that was at the latest known.
+func (h *Hub) unheard() map[string]time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := map[string]time.Time{}
+	for name, seen := range h.expected.seen {
+		if h.nodes[name] == nil {
+			out[name] = seen
+		}
+	}
+	return out
 }
 
 // expect looks up which nodes a hub that has just started has yet to hear of:
 // those of the newest snapshot that agents recorded, and whether one of them
-// recorded the stream kubernetes.
+// recorded the stream kubernetes; and those of all snapshots of late.
 func (h *Hub) expect(ctx context.Context) {
 	all, err := h.archive.List(ctx)
 	if err != nil {
 		h.log.Warn("cannot see which nodes there were", "error", err)
 		return
 	}
+	next := expected{seen: map[string]time.Time{}}
+	defer func() {
+		h.mu.Lock()
+		h.expected = next
+		h.mu.Unlock()
+	}()
 	for _, s := range slices.Backward(all) {
+		if s.Err != nil {
+			continue
+		}
+		created := s.Manifest.Created.Time()
+		late := h.cfg.Cluster && h.now().Sub(created) <= nodeMemory
+		if !late && len(next.nodes) > 0 {
+			return
+		}
 		var names []string
-		if s.Err == nil {
-			for _, n := range s.Manifest.Nodes {
-				if n.Versions.Kernel != "" { // those of an import have none
-					names = append(names, n.Name)
-				}
+		for _, n := range s.Manifest.Nodes {
+			if n.Versions.Kernel == "" {
+				continue // of an import
+			}
+			names = append(names, n.Name)
+			if late && len(n.Coverage) > 0 && next.seen[n.Name].IsZero() {
+				next.seen[n.Name] = created
 			}
 		}
-		if len(names) > 0 {
-			h.mu.Lock()
-			h.expected = expected{names, s.Manifest.Clustered()}
-			h.mu.Unlock()
-			return
+		if len(next.nodes) == 0 && len(names) > 0 {
+			next.nodes, next.recorder = names, s.Manifest.Clustered()
 		}
 	}
 }

@@ -494,3 +494,57 @@ func BenchmarkSecondSnapshot(b *testing.B) {
 		take("again-" + strconv.Itoa(n))
 	}
 }
+
+// A node that dies together with the hub is missed by the next hub of the cluster
+// as well: it is named, not left out.
+func TestNewHubMissesNodes(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, func(c *Config) { c.Cluster = true })
+	usual := func(a *agent) { a.forge = func(_ *agent, p *api.CompleteRequest) { p.Node.Versions.Kernel = "6.1" } }
+	s.newAgent("a", usual, packets(t, "a", recent(), 10))
+	s.newAgent("b", usual, packets(t, "b", recent(), 10))
+	c := s.client()
+	begun, err := c.Create(t.Context(), api.CreateRequest{Name: "before", Last: "5m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snap, err := c.WaitSnapshot(t.Context(), begun.ID, nil); err != nil || len(snap.Nodes) != 2 {
+		t.Fatalf("%+v, %v", snap, err)
+	}
+	s.stop()
+
+	later := func(d time.Duration, heard ...string) string {
+		t.Helper()
+		cfg := s.cfg
+		cfg.Now = func() time.Time { return time.Now().Add(d) }
+		h, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.expect(t.Context())
+		for _, name := range heard {
+			if _, err := h.heard(name, &api.PollRequest{}, h.now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := h.chooseNodes(t.Context(), nil, manifest.Interval{From: manifest.NanosOf(h.now().Add(-time.Minute)), To: manifest.NanosOf(h.now())})
+		if err != nil {
+			return problem(err).Code
+		}
+		return strings.Join(got, " ")
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		heard []string
+		want  string
+	}{
+		{time.Minute, []string{"b"}, "a b"},
+		{time.Minute, []string{"b", "a", "c"}, "a b c"},
+		{time.Minute, nil, api.CodeNotRecorded},
+		{nodeMemory + time.Minute, []string{"b"}, "b"},
+	} {
+		if got := later(tt.after, tt.heard...); got != tt.want {
+			t.Errorf("after %s, of %v: %s, want %s", tt.after, tt.heard, got, tt.want)
+		}
+	}
+}
