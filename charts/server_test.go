@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -326,9 +328,16 @@ func TestPodSecurity(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, p := range running {
-			_, err := c.client.CoreV1().Pods(c.namespace).Create(t.Context(),
-				&corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: p.name + "-"}, Spec: p.spec}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			agent := strings.HasSuffix(p.name, "-agent")
+			var err error
+			// The API server's admission learns of the level a moment later.
+			for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+				_, err = c.client.CoreV1().Pods(c.namespace).Create(t.Context(),
+					&corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: p.name + "-"}, Spec: p.spec}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+				if err != nil || !agent || level == "privileged" || time.Now().After(end) {
+					break
+				}
+			}
 			switch {
 			case err != nil && !strings.Contains(err.Error(), "violates PodSecurity"):
 				t.Fatal(err)
@@ -443,6 +452,40 @@ func TestPermissions(t *testing.T) {
 			if s.Kind == rbacv1.GroupKind && strings.HasPrefix(s.Name, "system:") {
 				t.Errorf("%s is bound to %s", b.RoleRef.Name, s.Name)
 			}
+		}
+	}
+}
+
+// Whoever may forward ports to the hub may not forward them to agents: those are in
+// the network of their nodes, with all that listens on its loopback.
+func TestNobodyForwardsPortsToAgents(t *testing.T) {
+	c := newCluster(t)
+	c.helm(values{}, "install", "pcapsule", chart)
+	// Neither pod is there: admission is before that is looked at.
+	forward := func(pod string) error {
+		return c.client.CoreV1().RESTClient().Post().Namespace(c.namespace).Resource("pods").Name(pod).SubResource("portforward").
+			MaxRetries(0).Do(t.Context()).Error()
+	}
+	refused := func() error {
+		err := forward("pcapsule-agent-x7k2p")
+		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "agents listen on no port") {
+			return fmt.Errorf("to an agent: %w", err)
+		}
+		return nil
+	}
+	// The API server learns of a policy a moment after it was made.
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		err := refused()
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	for _, pod := range []string{"pcapsule-hub-5888d45967-7t9rl", "pcapsule-agent-hub-5888d45967-7t9rl"} {
+		if err := forward(pod); !apierrors.IsNotFound(err) {
+			t.Errorf("to %s: %v", pod, err)
 		}
 	}
 }
