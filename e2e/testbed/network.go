@@ -18,7 +18,7 @@ func (c *Cluster) inNet(machine string) []string {
 }
 
 // network makes the machines' networks and joins them by a bridge, which is part
-// of the control plane's.
+// of the control plane's, as is the router behind it.
 func (c *Cluster) network(ctx context.Context) error {
 	batch := func(machine string, lines ...string) error {
 		for _, line := range lines {
@@ -37,8 +37,15 @@ func (c *Cluster) network(ctx context.Context) error {
 			return err
 		}
 	}
-	err := batch("control", "link add pce0 type bridge", "link set pce0 up", "addr add "+controlAddr+"/24 dev pce0")
+	// A service that no kube-proxy knows yet is refused by the router, as anything
+	// unknown: without a word from it, connections would hang.
+	err := batch("control",
+		"link add pce0 type bridge", "link set pce0 up", "addr add "+controlAddr+"/24 dev pce0",
+		"route add unreachable "+serviceNet)
 	if err != nil {
+		return err
+	}
+	if _, err := run(ctx, append(c.inNet("control"), "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")...); err != nil {
 		return err
 	}
 	join := func(machine, addr string) error {

@@ -122,7 +122,10 @@ func ask(ctx context.Context, pause string, urls []string) error {
 	}
 }
 
-var client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+var client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+	DisableKeepAlives: true,
+	DialContext:       (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+}}
 
 func get(ctx context.Context, url string, to io.Writer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
