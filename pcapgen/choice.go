@@ -30,20 +30,25 @@ var ErrManyNames = errors.New("too many names of pods, namespaces and services")
 
 // UnknownNameError is the error for a name that nothing in the snapshot has.
 type UnknownNameError struct {
-	Kind  string // pod, namespace or service
-	Name  string
-	Near  []string // names there are, the most similar first
-	Total int      // how many there are
+	Kind   string // pod, namespace or service
+	Name   string
+	Within bool     // it was looked for in the chosen namespaces alone
+	Near   []string // names there are, the most similar first
+	Total  int      // how many there are
 }
 
 func (e *UnknownNameError) Error() string {
+	no := fmt.Sprintf("the snapshot knows no %s %q", e.Kind, e.Name)
+	if e.Within {
+		no += " in the chosen namespaces"
+	}
 	switch {
 	case e.Total == 0:
-		return fmt.Sprintf("the snapshot knows no %s %q, nor any other", e.Kind, e.Name)
+		return no + ", nor any other"
 	case e.Total == len(e.Near):
-		return fmt.Sprintf("the snapshot knows no %s %q; there is %s", e.Kind, e.Name, enumerate(e.Near, len(e.Near)))
+		return fmt.Sprintf("%s; there is %s", no, enumerate(e.Near, len(e.Near)))
 	}
-	return fmt.Sprintf("the snapshot knows no %s %q; the nearest of %d are %s", e.Kind, e.Name, e.Total, enumerate(e.Near, len(e.Near)))
+	return fmt.Sprintf("%s; the nearest of %d are %s", no, e.Total, enumerate(e.Near, len(e.Near)))
 }
 
 // byName tells whether the request chooses by the names of a cluster.
@@ -104,7 +109,8 @@ func newChoice(t *cluster.Table, req *Request) (*choice, error) {
 func (c *choice) find(kind, what, name string) ([]*cluster.Object, error) {
 	all := c.table.Objects(kind)
 	known := all
-	if !strings.Contains(name, "/") && c.namespaces != nil {
+	within := !strings.Contains(name, "/") && c.namespaces != nil
+	if within {
 		known = slices.DeleteFunc(slices.Clone(all), func(o *cluster.Object) bool { return !c.namespaces[o.Namespace] })
 	}
 	as := func(o *cluster.Object) string { return o.Name }
@@ -118,7 +124,9 @@ func (c *choice) find(kind, what, name string) ([]*cluster.Object, error) {
 	for _, o := range known {
 		names = append(names, o.Path())
 	}
-	return nil, unknownName(what, name, names)
+	unknown := unknownName(what, name, names)
+	unknown.Within = within
+	return nil, unknown
 }
 
 // matching are those whose name is pattern, in which * stands for any characters.
@@ -158,7 +166,7 @@ func namespaces(t *cluster.Table) []string {
 // maxNear is how many names an error says that there are.
 const maxNear = 10
 
-func unknownName(kind, name string, known []string) error {
+func unknownName(kind, name string, known []string) *UnknownNameError {
 	known = slices.Clone(known)
 	slices.Sort(known)
 	known = slices.Compact(known)

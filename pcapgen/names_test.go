@@ -395,7 +395,7 @@ func TestUnknownNames(t *testing.T) {
 		{Request{Pods: []string{"pod-2"}}, `the nearest of 24 are many/pod-02, many/pod-12, many/pod-00`},
 		{Request{Pods: []string{"shop/zz*"}}, `no pod "shop/zz*"`},
 		{Request{Services: []string{"web"}}, `no service "web"; there is default/kubernetes, shop/db`},
-		{Request{Services: []string{"kubernetes"}, Namespaces: []string{"shop"}}, `no service "kubernetes"; there is shop/db`},
+		{Request{Services: []string{"kubernetes"}, Namespaces: []string{"shop"}}, `no service "kubernetes" in the chosen namespaces; there is shop/db`},
 		{Request{Namespaces: []string{"shops"}}, `no namespace "shops"; there is default, kube-system, many, other, shop`},
 		{Request{Pods: []string{"["}}, `no pod "["`},
 	} {

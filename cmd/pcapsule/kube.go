@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"pcapsule/internal/api"
 	"pcapsule/internal/kube"
@@ -58,7 +59,11 @@ func openCluster(c *cli.Context) (*api.Client, error) {
 	case err != nil:
 		return nil, err
 	}
-	hub, err := reach.Find(c.Context, cluster, c.String("hub-namespace"))
+	namespace := c.String("hub-namespace")
+	if namespace != "" && len(validation.IsDNS1123Label(namespace)) > 0 {
+		return nil, usagef("--hub-namespace: %.80q is no name of a namespace", namespace)
+	}
+	hub, err := reach.Find(c.Context, cluster, namespace)
 	if err != nil {
 		return nil, err
 	}
