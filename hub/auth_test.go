@@ -221,6 +221,7 @@ func TestAudit(t *testing.T) {
 	for _, tt := range []struct{ action, user, role, key, value string }{
 		{"create", "operator", "operator", "snapshot", snap.ID},
 		{"export", "exporter", "exporter", "snapshot", snap.ID},
+		{"export-begins", "exporter", "exporter", "snapshot", snap.ID},
 		{"download", "exporter", "exporter", "snapshot", snap.ID},
 		{"delete", "operator", "operator", "snapshot", snap.ID},
 		{"sweep", "operator", "operator", "dry_run", "false"},

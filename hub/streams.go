@@ -62,6 +62,9 @@ func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	out.begins = func() {
+		h.audit(r, "export-begins", nil, "snapshot", snap.ID, "name", snap.Manifest.Name, "query", r.URL.RawQuery)
+	}
 	src := pcapgen.Source{Manifest: snap.Manifest, Store: h.cfg.Store, Inventory: snap.Inventory}
 	stats, err := pcapgen.Export(r.Context(), out, src, req)
 	h.audit(r, "export", err, "snapshot", snap.ID, "name", snap.Manifest.Name, "query", r.URL.RawQuery, "packets", stats.Records, "bytes", stats.Bytes)
@@ -103,6 +106,7 @@ func (h *Hub) exportArchive(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	out.begins = func() { h.audit(r, "download-begins", nil, "snapshot", snap.ID, "name", snap.Manifest.Name) }
 	err = h.archive.WriteTar(r.Context(), out, snap, nil)
 	h.audit(r, "download", err, "snapshot", snap.ID, "name", snap.Manifest.Name, "bytes", out.sent)
 	return out.end(err)
@@ -115,6 +119,7 @@ type stream struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
 	trailers bool
+	begins   func() // called before the first byte leaves, so that the audit log has it whatever happens then
 	begun    bool
 	sent     int64
 	count    func(n int)
@@ -148,7 +153,10 @@ func (h *Hub) stream(w http.ResponseWriter, r *http.Request, form, kind, file st
 }
 
 func (s *stream) Write(b []byte) (int, error) {
-	s.begun = true
+	if !s.begun {
+		s.begun = true
+		s.begins()
+	}
 	// Where deadlines are not supported there is no connection to stall.
 	_ = s.rc.SetWriteDeadline(time.Now().Add(stallTime))
 	n, err := s.w.Write(b)
