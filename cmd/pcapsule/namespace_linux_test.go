@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pcapsule/store/storetest"
+	"pcapsule/tools"
 )
 
 // inNamespace runs the calling test once more in a network namespace of its own,
@@ -50,7 +50,7 @@ func inNamespace(t *testing.T, args ...string) bool {
 // namespace of its own a test has no network to fetch the source from.
 func buildMinIO(t *testing.T) {
 	t.Helper()
-	if _, err := storetest.Tool("minio"); err != nil {
+	if _, err := tools.Path(t.Context(), "minio"); err != nil {
 		t.Fatal(err)
 	}
 }

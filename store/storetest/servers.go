@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -20,6 +19,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"pcapsule/store"
+	"pcapsule/tools"
 )
 
 // Keys of the servers that this package starts.
@@ -74,24 +74,6 @@ var versitygw = sync.OnceValues(func() (string, error) {
 	}, "ROOT_ACCESS_KEY="+accessKey, "ROOT_SECRET_KEY="+secretKey)
 })
 
-// Tool builds the pinned tool of that name, once a machine, and returns the path
-// of its binary.
-func Tool(name string) (string, error) {
-	gomod, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	script := filepath.Join(filepath.Dir(strings.TrimSpace(string(gomod))), "tools", "build.sh")
-	cmd := exec.Command(script, name)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, stderr.Bytes())
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
 // supervisor runs a server until its own standard input ends, which it does with
 // the test process, however that dies. Its arguments are the server's folder and
 // command.
@@ -108,7 +90,7 @@ rm -rf "$dir"
 // serve starts a server on a free port of the loopback, and waits until it says
 // that it is healthy.
 func serve(tool, health string, args func(addr, dir string) []string, env ...string) (endpoint string, err error) {
-	binary, err := Tool(tool)
+	binary, err := tools.Path(context.Background(), tool)
 	if err != nil {
 		return "", err
 	}
