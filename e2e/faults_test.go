@@ -259,6 +259,7 @@ func apiServerDown(t *testing.T, r *release, me *laptop) {
 	}
 	file := me.export(t, "no-api-server")
 	wantPackets(t, file, "the outage", fmt.Sprintf("http.request && frame.time_epoch > %d && frame.time_epoch < %d", down.Unix()+1, up.Unix()))
+	me.want(t, fine, "snapshot", "delete", "no-api-server") // whose key is another than that of the rest
 }
 
 func wrongCredentials(t *testing.T, r *release, me *laptop) {

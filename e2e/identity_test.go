@@ -49,6 +49,7 @@ func roles(t *testing.T, r *release, _ *laptop) {
 		access["access."+role+"[0].namespace"] = namespace
 	}
 	r.upgrade(t, access)
+	from := traffic(t, 2).UTC().Format(time.RFC3339Nano) // with all agents there
 	for _, person := range []struct {
 		name                 string
 		list, export, create int // exit codes
@@ -62,7 +63,7 @@ func roles(t *testing.T, r *release, _ *laptop) {
 			l := laptopOf(t, namespace, person.name)
 			l.want(t, person.list, "snapshot", "list")
 			l.want(t, person.export, "snapshot", "pcap", "all", "-w", os.DevNull)
-			refused := l.want(t, person.create, "snapshot", "create", "by-"+person.name, "--last", "2s")
+			refused := l.want(t, person.create, "snapshot", "create", "by-"+person.name, "--from", from)
 			if person.create == failed && refused.stderr == "" {
 				t.Error("refused without a word")
 			}
