@@ -7,13 +7,11 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // A Capture is open packet sockets and the goroutines that read them.
@@ -116,67 +114,6 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 	return c, nil
 }
 
-// loadFilter brings the eBPF filter into the kernel. Where that is not possible,
-// classic BPF does for a machine that is in no cluster.
-func (c *Capture) loadFilter() (err error) {
-	if c.cfg.classic {
-		err = ErrNoBPF
-	} else {
-		c.kernel, err = newKernelFilter()
-	}
-	switch {
-	case err == nil:
-	case c.cfg.Cluster != nil:
-		return err
-	default:
-		c.log.Info("capturing without eBPF: own traffic is left out by its address alone", "error", err)
-	}
-	return nil
-}
-
-// prepare fills the maps of the eBPF filter, before it is attached. The caller
-// holds links.mu.
-func (c *Capture) prepare() (err error) {
-	if c.kernel == nil {
-		return nil
-	}
-	c.unown = c.cfg.Own.follow(func(e End, on bool) {
-		if err := c.kernel.leaveOut(e, on); err != nil {
-			c.log.Warn("cannot leave out own traffic", "end", e.Addr, "error", err)
-		}
-	})
-	if c.cfg.Cluster != nil {
-		if c.targets, err = newTargeting(c, *c.cfg.Cluster); err != nil {
-			return err
-		}
-	}
-	return c.relink(c.links.table())
-}
-
-// relink tells the eBPF filter which interfaces there are. The caller holds
-// links.mu.
-func (c *Capture) relink(t *table) error {
-	switch {
-	case c.kernel == nil:
-		return nil
-	case c.targets != nil:
-		return c.targets.relink(t.present())
-	}
-	named := len(c.cfg.Interfaces) > 0
-	return c.kernel.everything(t.present(), func(l link) bool {
-		return !named || slices.Contains(c.cfg.Interfaces, l.name)
-	}, !named)
-}
-
-// SetTargets says whose packets are recorded from its return on. It is for a
-// capture with Config.Cluster.
-func (c *Capture) SetTargets(targets Targets) error {
-	if c.targets == nil {
-		return errors.New("capture: set targets of a machine that is in no cluster")
-	}
-	return c.targets.retarget(targets)
-}
-
 // defaultWorkers is as many as keep up with a busy machine and leave the rest of
 // it alone.
 func defaultWorkers(cpus int) int {
@@ -189,107 +126,6 @@ func defaultWorkers(cpus int) int {
 func (c *Capture) now() int64 {
 	wall, _, _ := c.clock()
 	return wall
-}
-
-// checkInterfaces tells of names that no interface has.
-func (c *Capture) checkInterfaces() error {
-	there := c.links.table().present()
-	for _, name := range c.cfg.Interfaces {
-		i := slices.IndexFunc(there, func(l link) bool { return l.name == name })
-		if i < 0 {
-			var names []string
-			for _, l := range there {
-				names = append(names, l.name)
-			}
-			return fmt.Errorf("%w: %s (there are %s)", ErrNoInterface, name, strings.Join(names, ", "))
-		}
-		if !there[i].up() {
-			c.log.Warn("interface is down: it is captured on once it is up (ip link set "+name+" up)", "interface", name)
-		}
-	}
-	return nil
-}
-
-// chosen are the indexes of the named interfaces, and nil when all are captured.
-func (c *Capture) chosen(t *table) []int {
-	if len(c.cfg.Interfaces) == 0 {
-		return nil
-	}
-	indexes := []int{}
-	for _, l := range t.present() {
-		if slices.Contains(c.cfg.Interfaces, l.name) {
-			indexes = append(indexes, l.index)
-		}
-	}
-	return indexes
-}
-
-// refilter follows interfaces that come and go. The caller holds links.mu.
-func (c *Capture) refilter(t *table) {
-	indexes := c.chosen(t)
-	changed := !slices.Equal(indexes, c.indexes)
-	c.indexes = indexes
-	err := c.relink(t)
-	if c.kernel == nil && changed {
-		err = c.attach()
-	}
-	if err != nil {
-		c.log.Error("cannot follow changed network interfaces", "error", err)
-	}
-	c.listen()
-}
-
-// listen makes the named interfaces promiscuous, and those no more that are none
-// of them now. The kernel ends it for an interface that goes away, and for all
-// with the socket. The caller holds links.mu.
-func (c *Capture) listen() {
-	if c.cfg.NoPromiscuous || len(c.cfg.Interfaces) == 0 {
-		return
-	}
-	r := c.workers[0].ring // one socket does for all
-	for i, times := range c.heard {
-		if !slices.Contains(c.indexes, i) {
-			for range times {
-				_ = r.promiscuous(i, false) // fails for one that is away
-			}
-			delete(c.heard, i)
-		}
-	}
-	for _, i := range c.indexes {
-		// Also what is promiscuous already: it may have been away and come back
-		// under the same index before that was noticed. The kernel counts.
-		err := r.promiscuous(i, true)
-		switch {
-		case err == nil:
-			c.heard[i]++
-		case errors.Is(err, unix.ENODEV): // away again
-		default:
-			c.log.Warn("cannot make an interface promiscuous: frames for other stations are not captured on it", "index", i, "error", err)
-		}
-	}
-}
-
-// attach gives every socket the filter for the present interfaces. The caller
-// holds links.mu.
-func (c *Capture) attach() error {
-	if c.kernel != nil {
-		for _, w := range c.workers {
-			if err := c.kernel.attach(w.ring); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	program, err := Filter{Indexes: c.indexes, Exclude: c.cfg.Exclude}.Program()
-	if err != nil {
-		return err
-	}
-	for _, w := range c.workers {
-		if err := w.ring.attach(program); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Run captures until the context ends, and then returns nil once all packets
