@@ -6,9 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 
 	"pcapsule/tools"
 )
@@ -46,23 +43,8 @@ rclone. MinIO and all of them share the processors.`, copyNodes, size/1e6, agent
 	if _, err := tools.Path(ctx, "minio"); err != nil { // which may have to be built, with the network
 		return s, err
 	}
-	dir, err := os.MkdirTemp(b.work, "copy")
-	if err != nil {
-		return s, err
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "mix.pcap")
-	if err := b.traffics[1].writeFile(file); err != nil {
-		return s, err
-	}
-	in, err := os.Open(file)
-	if err != nil {
-		return s, err
-	}
-	defer in.Close()
 	var r copyResult
-	err = inNamespace(ctx, &r, in, copyCommand, b.pcapsule, dir, strconv.Itoa(b.runs), strconv.FormatInt(size, 10))
-	if err != nil {
+	if err := b.recorded(ctx, &r, copyCommand, size); err != nil {
 		return s, err
 	}
 	if min(len(r.Snapshot), len(r.Minimal), len(r.Rclone)) < b.runs {

@@ -46,21 +46,13 @@ type copyBench struct {
 }
 
 func copyInNamespace(args []string) (err error) {
-	if len(args) != 4 {
-		return errors.New("not for people")
-	}
-	runs, rerr := strconv.Atoi(args[2])
-	size, serr := strconv.ParseInt(args[3], 10, 64)
-	if err := errors.Join(rerr, serr); err != nil {
-		return err
-	}
-	var t traffic
-	if err := t.add("/dev/stdin"); err != nil {
+	d, runs, size, t, err := recordedArgs(args)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	c := &copyBench{site: &site{dir: args[1]}, daemon: daemon{pcapsule: args[0], dir: args[1]}, seen: map[string]bool{}}
+	c := &copyBench{site: &site{dir: d.dir}, daemon: d, seen: map[string]bool{}}
 	defer c.site.stop()
 	if err := c.start(ctx); err != nil {
 		return err

@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +35,41 @@ func inNamespace(ctx context.Context, found any, stdin io.Reader, args ...string
 		return fmt.Errorf("in a network namespace: %w: %.2000s", err, errs.String())
 	}
 	return json.Unmarshal(out, found)
+}
+
+// recorded runs a command of this program as inNamespace does, for what records
+// size bytes of the mix of all sizes in each of b.runs: COMMAND PCAPSULE DIR RUNS
+// BYTES, with the mix on its standard input. recordedArgs reads them there.
+func (b *bench) recorded(ctx context.Context, found any, command string, size int64) error {
+	dir, err := os.MkdirTemp(b.work, command)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "mix.pcap")
+	if err := b.traffics[1].writeFile(file); err != nil {
+		return err
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return inNamespace(ctx, found, in, command, b.pcapsule, dir, strconv.Itoa(b.runs), strconv.FormatInt(size, 10))
+}
+
+// recordedArgs are the arguments of a command behind its name, and its traffic.
+func recordedArgs(args []string) (d daemon, runs int, size int64, t traffic, err error) {
+	if len(args) != 4 {
+		return d, 0, 0, t, errors.New("not for people")
+	}
+	d = daemon{pcapsule: args[0], dir: args[1]}
+	runs, rerr := strconv.Atoi(args[2])
+	size, serr := strconv.ParseInt(args[3], 10, 64)
+	if err := errors.Join(rerr, serr); err != nil {
+		return d, 0, 0, t, err
+	}
+	return d, runs, size, t, t.add("/dev/stdin")
 }
 
 // A process is a program that runs until it is stopped, or this one ends.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -51,23 +50,8 @@ func second(ctx context.Context, b *bench) (s section, err error) {
 	s.intro = `pcapsule up in a network namespace records traffic on lo. A snapshot of all of it is taken,
 and then others of the same window, each by a command of its own, whose start is counted.`
 	s.columns = []string{"snapshot", "wall ms", "chunk bytes sent", "bytes uploaded in all"}
-	dir, err := os.MkdirTemp(b.work, "second")
-	if err != nil {
-		return s, err
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "mix.pcap")
-	if err := b.traffics[1].writeFile(file); err != nil {
-		return s, err
-	}
-	in, err := os.Open(file)
-	if err != nil {
-		return s, err
-	}
-	defer in.Close()
 	var r secondResult
-	err = inNamespace(ctx, &r, in, secondCommand, b.pcapsule, dir, strconv.Itoa(b.runs), strconv.FormatInt(b.scaled(200e6), 10))
-	if err != nil {
+	if err := b.recorded(ctx, &r, secondCommand, b.scaled(200e6)); err != nil {
 		return s, err
 	}
 	again := spreadOf(r.Again)
@@ -89,16 +73,8 @@ and then others of the same window, each by a command of its own, whose start is
 }
 
 func secondInNamespace(args []string) error {
-	if len(args) != 4 {
-		return errors.New("not for people")
-	}
-	runs, rerr := strconv.Atoi(args[2])
-	size, serr := strconv.ParseInt(args[3], 10, 64)
-	if err := errors.Join(rerr, serr); err != nil {
-		return err
-	}
-	var t traffic
-	if err := t.add("/dev/stdin"); err != nil {
+	d, runs, size, t, err := recordedArgs(args)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -106,7 +82,6 @@ func secondInNamespace(args []string) error {
 	if _, err := do(ctx, "", "ip", "link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	d := &daemon{pcapsule: args[0], dir: args[1]}
 	stop, err := d.start(ctx)
 	if err != nil {
 		return err
