@@ -30,12 +30,16 @@ type Outcome struct {
 	Reason    string // of Voided, for people
 }
 
-// A VoidedError says that a session was ended from outside.
+// A VoidedError says that a session was ended from outside. It is an ErrDecided
+// that knows why.
 type VoidedError struct {
 	ID        string
 	Successor string // the session that carries on, if any
 	Reason    string
 }
+
+// Is tells that a session which was ended is decided.
+func (e *VoidedError) Is(target error) bool { return target == ErrDecided }
 
 func (e *VoidedError) Error() string {
 	msg := "session " + e.ID + " was ended"

@@ -36,7 +36,8 @@ const graceful = 10 * time.Second
 //
 // Of two sessions that begin with one name at the same time both may fail with
 // ErrNameTaken; never do both go on. With an id of the caller's choice, Begin
-// fails with ErrDecided when that session has ended, or is another process's.
+// fails with ErrDecided when that session has ended, or is another process's. A
+// *VoidedError says that somebody ended this session before Begin returned.
 //
 // After any other error there may be a session that nobody has. It ends at its
 // deadline.
@@ -100,7 +101,11 @@ func (s *Session) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.State != Undecided {
+	switch o.State {
+	case Undecided:
+	case Voided: // between the intent and this look, by a sweep whose clock is past the deadline or by TakeOver
+		return &VoidedError{ID: s.Intent.ID, Successor: o.Successor, Reason: o.Reason}
+	default:
 		return fmt.Errorf("%w: it is %s", ErrDecided, o.State)
 	}
 	if err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID); err != nil {

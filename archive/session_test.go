@@ -195,6 +195,42 @@ func TestCommitChecksItsManifest(t *testing.T) {
 	}
 }
 
+// voider ends a session as soon as its intent is there.
+type voider struct {
+	store.Store
+	t         *testing.T
+	successor string
+}
+
+func (v voider) Put(ctx context.Context, key string, body store.Body) error {
+	err := v.Store.Put(ctx, key, body)
+	if id, ok := strings.CutPrefix(key, manifest.IntentsDir); ok && err == nil {
+		if _, err := New(v.Store).Void(ctx, id, v.successor, "past its deadline"); err != nil {
+			v.t.Error(err)
+		}
+	}
+	return err
+}
+
+func TestBeginMeetsVoid(t *testing.T) {
+	for _, successor := range []string{"", testID(2)} {
+		mem := newStore(t)
+		_, err := New(voider{mem, t, successor}).Begin(t.Context(), testIntent(1, "new"))
+		var void *VoidedError
+		if !errors.As(err, &void) || *void != (VoidedError{testID(1), successor, "past its deadline"}) {
+			t.Errorf("begin: %v, want a VoidedError naming %q", err, successor)
+		}
+		if !errors.Is(err, ErrDecided) {
+			t.Errorf("begin: %v is no ErrDecided", err)
+		}
+		// The intent stays where it leads to a session that is yet to begin.
+		_, err = mem.Stat(t.Context(), manifest.IntentPath(testID(1)))
+		if gone := errors.Is(err, store.ErrNotExist); gone != (successor == "") {
+			t.Errorf("successor %q: the intent is gone: %v", successor, gone)
+		}
+	}
+}
+
 func TestCommitMeetsVoid(t *testing.T) {
 	for _, successor := range []string{"", testID(2)} {
 		mem := newStore(t)
