@@ -90,7 +90,12 @@ func (s *S3) try(ctx context.Context, op s3Op, key string, f func(attempt int) e
 			return false, nil
 		}
 		again := retryS3(last)
-		if s.first && attempt >= firstAttempts && minio.ToErrorResponse(last).StatusCode == 0 {
+		var strange *answerError
+		switch {
+		case errors.As(last, &strange) && !retryStatus(strange.status):
+			// Something that stands in the way may go; it is not waited for.
+			again = again && !s.first && attempt < answerAttempts
+		case s.first && attempt >= firstAttempts && minio.ToErrorResponse(last).StatusCode == 0:
 			again = false
 		}
 		return again, s.explain(op, last)
@@ -152,17 +157,13 @@ func (r *s3Reader) open() error {
 				return err
 			}
 		}
-		body, info, header, err := r.s.client.GetObject(r.ctx, r.s.opt.Bucket, r.s.prefix+r.key, opts)
+		body, info, _, err := r.s.client.GetObject(r.ctx, r.s.opt.Bucket, r.s.prefix+r.key, opts)
 		if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
 			r.body = nil
 			return nil
 		}
 		if err != nil {
 			return err
-		}
-		if r.off > 0 && header.Get("Content-Range") == "" {
-			body.Close()
-			return errors.New("the server ignores Range")
 		}
 		r.body, r.etag = body, info.ETag
 		return nil
@@ -212,12 +213,27 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	var info minio.ObjectInfo
 	err := s.try(ctx, opStat, key, func(int) (err error) {
 		info, err = s.client.StatObject(ctx, s.opt.Bucket, s.prefix+key, minio.StatObjectOptions{})
+		var strange *answerError
+		if errors.As(err, &strange) && strange.bodiless {
+			return s.whyNot(ctx, key, err)
+		}
 		return err
 	})
 	if err != nil {
 		return Info{}, err
 	}
 	return Info{Key: key, Size: info.Size, Modified: info.LastModified}, nil
+}
+
+// whyNot returns why there is no object at key, when HEAD was answered with an
+// error that anything may have sent. The answer to GET has a body, which tells.
+func (s *S3) whyNot(ctx context.Context, key string, err error) error {
+	body, _, _, gerr := s.client.GetObject(ctx, s.opt.Bucket, s.prefix+key, minio.GetObjectOptions{})
+	if gerr != nil {
+		return gerr
+	}
+	body.Close()
+	return err
 }
 
 // List asks for a page after the other, and reads on after an error where it was.
@@ -265,8 +281,6 @@ func (s *S3) page(ctx context.Context, prefix, last string, size int) iter.Seq2[
 					return o.Err
 				case o.Key <= last:
 					return errUnsorted
-				case !strings.HasPrefix(o.Key, prefix):
-					return fmt.Errorf("the server lists %q for prefix %q", o.Key, prefix)
 				}
 				last = o.Key
 				if !yield(Info{Key: o.Key, Size: o.Size, Modified: o.LastModified}, nil) {

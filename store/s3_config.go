@@ -55,6 +55,7 @@ const (
 	defaultTimeout  = time.Minute
 	firstTimeout    = 15 * time.Second // of a request before anything was heard of the service
 	firstAttempts   = 4                // then
+	answerAttempts  = 3                // of a request that is answered with a success which is none
 	retryLimit      = 90 * time.Second
 	awsEndpoint     = "https://s3.amazonaws.com"
 	awsRegion       = "us-east-1"
@@ -183,7 +184,7 @@ func (s *S3) connect() error {
 	s.client, err = minio.NewCore(endpoint.Host, &minio.Options{
 		Creds:        s.opt.credentials(),
 		Secure:       endpoint.Scheme == "https",
-		Transport:    transport,
+		Transport:    &answers{next: transport, bucket: s.opt.Bucket},
 		Region:       s.opt.Region,
 		BucketLookup: lookup,
 		MaxRetries:   1, // retries are ours: Put must know what went before

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"net"
@@ -70,9 +69,12 @@ func retryS3(err error) bool {
 		}
 		return !NoSpaceCode(r.Code) && retryStatus(r.StatusCode)
 	}
+	var strange *answerError
+	if errors.As(err, &strange) {
+		return strange.status < 300 || retryStatus(strange.status)
+	}
 	var dns *net.DNSError
-	var syntax *xml.SyntaxError
-	if errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &syntax) {
+	if errors.As(err, &dns) && dns.IsNotFound {
 		return false
 	}
 	return tlsAdvice(err) == "" && isNetworkError(err)
@@ -103,6 +105,10 @@ func (s *S3) explain(op s3Op, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && r.StatusCode == 0 && !isTimeout(err):
 		return err
 	case r.StatusCode == 0:
+		var strange *answerError
+		if errors.As(err, &strange) {
+			return s.explainAnswer(strange)
+		}
 		return s.explainNetwork(err)
 	}
 	if NoSpaceCode(r.Code) {
@@ -111,7 +117,10 @@ func (s *S3) explain(op s3Op, err error) error {
 	}
 	switch r.Code {
 	case "NoSuchKey":
-		e.text, e.kind = "it is not there", ErrNotExist
+		e.text = "the service says that there is no such object, and none was asked for"
+		if op != opList {
+			e.text, e.kind = "it is not there", ErrNotExist
+		}
 	case "NoSuchBucket":
 		e.text = fmt.Sprintf("there is no bucket %q at %s: create it, or check its name and AWS_ENDPOINT_URL", s.opt.Bucket, s.opt.endpointName())
 	case "PreconditionFailed":
@@ -160,12 +169,48 @@ func (s *S3) explainStatus(op s3Op, r minio.ErrorResponse, e *s3Error) {
 		e.text = "another request to the same key was under way: try again"
 	case retryStatus(r.StatusCode):
 		e.text = fmt.Sprintf("%s is overloaded or failing: check the service, then try again", s.opt.endpointName())
-	case r.StatusCode == http.StatusBadRequest && strings.Contains(r.Message, "HTTP request to an HTTPS server"):
-		e.text = fmt.Sprintf("%s speaks TLS: write AWS_ENDPOINT_URL with https://", s.opt.endpointName())
 	default:
 		e.text = fmt.Sprintf("%s refuses the request with status %d %s: check that AWS_ENDPOINT_URL is that of an S3 service",
 			s.opt.endpointName(), r.StatusCode, r.Code)
 	}
+}
+
+// explainAnswer says what may have sent an answer that is none of an S3 service.
+func (s *S3) explainAnswer(a *answerError) error {
+	e := &s3Error{cause: a}
+	at := s.opt.endpointName()
+	switch {
+	case a.secure:
+		e.text = fmt.Sprintf("%s speaks TLS: write AWS_ENDPOINT_URL with https://", at)
+	case a.location != nil:
+		e.text = s.explainRedirect(a.location)
+	case a.status == http.StatusRequestEntityTooLarge:
+		e.text = fmt.Sprintf("a proxy before the S3 service at %s takes no bodies of this size: raise its limit, as with nginx's client_max_body_size, or go around it", at)
+	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden, a.status == http.StatusProxyAuthRequired:
+		e.text = fmt.Sprintf("a proxy, firewall or login page refuses the request in the place of the S3 service at %s: check AWS_ENDPOINT_URL, HTTPS_PROXY and the network", at)
+	case a.status == http.StatusNotFound:
+		e.text = fmt.Sprintf("what answers 'not found' at %s is no S3 service: check AWS_ENDPOINT_URL and the proxies in between", at)
+	case retryStatus(a.status):
+		e.text = fmt.Sprintf("%s, or a proxy before it, is overloaded or failing: check the service, then try again", at)
+	default:
+		e.text = fmt.Sprintf("what answers at %s is no S3 service, or a proxy or login page answers in its place: check AWS_ENDPOINT_URL, HTTPS_PROXY and the network", at)
+	}
+	return e
+}
+
+// explainRedirect says what to set. Nobody follows a redirect with a request that
+// was signed for another host.
+func (s *S3) explainRedirect(to *url.URL) string {
+	host := strings.TrimPrefix(to.Host, s.opt.Bucket+".")
+	from, _ := url.Parse(s.opt.endpointName())
+	switch {
+	case from != nil && from.Scheme == "http" && to.Scheme == "https" && strings.EqualFold(from.Hostname(), strings.TrimPrefix(to.Hostname(), s.opt.Bucket+".")):
+		return fmt.Sprintf("%s redirects to %s://%.100s: write AWS_ENDPOINT_URL with https://, if that is the S3 service", s.opt.endpointName(), to.Scheme, host)
+	case from != nil && strings.EqualFold(from.Host, host):
+		return fmt.Sprintf("%s redirects to another path of its own, which no S3 service does: check AWS_ENDPOINT_URL", s.opt.endpointName())
+	}
+	return fmt.Sprintf("%s redirects to %s://%.100s, which was not followed: if that is the S3 service, set AWS_ENDPOINT_URL to it (and AWS_REGION to its region); if it is a login page, log in first",
+		s.opt.endpointName(), to.Scheme, host)
 }
 
 func (s *S3) explainNetwork(err error) error {
@@ -174,10 +219,7 @@ func (s *S3) explainNetwork(err error) error {
 	advice := tlsAdvice(err)
 	var body bodyError
 	var creds *credentialsError
-	var syntax *xml.SyntaxError
 	switch {
-	case errors.As(err, &syntax):
-		e.text = fmt.Sprintf("what answers at %s is no S3 service: check AWS_ENDPOINT_URL", s.opt.endpointName())
 	case errors.As(err, &body):
 		return fmt.Errorf("read the body: %w", body.error)
 	case errors.As(err, &creds):

@@ -188,7 +188,7 @@ func TestS3Answers(t *testing.T) {
 
 // TestS3NoS3 meets a web server that is no S3 service.
 func TestS3NoS3(t *testing.T) {
-	for status, want := range map[int]string{200: "no S3 service", 404: "no bucket", 403: "credentials", 401: "credentials", 405: "AWS_ENDPOINT_URL"} {
+	for status, want := range map[int]string{200: "no S3 service", 404: "no S3 service", 403: "login page", 401: "login page", 405: "AWS_ENDPOINT_URL"} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, "<html>welcome")
