@@ -203,12 +203,24 @@ func (n *node) beside(base string, capture *capfile.Reader) {
 	for kind, count := range capture.Lost() {
 		n.gap(manifest.GapTruncated, base+" held what a chunk cannot: "+kind, uint64(count))
 	}
+	for kind, count := range capture.Corrected() {
+		n.gap(manifest.GapCorrected, base+": "+kind, uint64(count))
+	}
 	if count := capture.Untimed(); count > 0 {
 		n.gap(manifest.GapUntimed, base, uint64(count))
 	}
-	if drops := capture.Drops(); drops > 0 {
-		n.cutter.Drops(drops)
-		n.gap(manifest.GapKernelDrop, base+": as its interface statistics say", drops)
+	for _, l := range capture.Losses() {
+		name := ""
+		if l.Interface >= 0 {
+			name = named(capture.Interface(l.Interface), l.Interface).Name
+		}
+		if l.Dropped > 0 {
+			n.cutter.Drops(l.Dropped)
+			n.gapOf(name, manifest.GapKernelDrop, base+": as it says itself", l.Dropped)
+		}
+		if l.Filtered > 0 {
+			n.gapOf(name, manifest.GapFiltered, base+": by its capture filter", l.Filtered)
+		}
 	}
 }
 
@@ -271,24 +283,34 @@ func (c *counted) Read(b []byte) (int, error) {
 // number is the cutter's number of interface i of a file. Rotated files of one
 // capture share their interfaces.
 func (n *node) number(f capfile.Interface, i int) uint32 {
-	desc := chunker.Interface{Name: manifest.Clean(f.Name), Description: manifest.Clean(f.Description), LinkType: f.LinkType}
-	if desc.Name == "" {
-		desc.Name = fmt.Sprintf("if%d", i)
-	}
+	desc := named(f, i)
 	if _, ok := n.interfaces[desc]; !ok {
 		n.interfaces[desc] = n.cutter.Interface(desc)
 	}
 	return n.interfaces[desc]
 }
 
-type gapKey struct{ reason, detail string }
+// named is interface i of a file, as chunks and the manifest have it.
+func named(f capfile.Interface, i int) chunker.Interface {
+	desc := chunker.Interface{Name: manifest.Clean(f.Name), Description: manifest.Clean(f.Description), LinkType: f.LinkType}
+	if desc.Name == "" {
+		desc.Name = fmt.Sprintf("if%d", i)
+	}
+	return desc
+}
 
-func (n *node) gap(reason, detail string, count uint64) {
+type gapKey struct{ iface, reason, detail string }
+
+func (n *node) gap(reason, detail string, count uint64) { n.gapOf("", reason, detail, count) }
+
+// gapOf adds count to a gap, of one interface where it has a name.
+func (n *node) gapOf(iface, reason, detail string, count uint64) {
 	detail = manifest.Clean(detail)
-	g := n.gaps[gapKey{reason, detail}]
+	key := gapKey{iface, reason, detail}
+	g := n.gaps[key]
 	if g == nil {
-		g = &manifest.Gap{Stream: chunker.Packets, Reason: reason, Detail: detail}
-		n.gaps[gapKey{reason, detail}] = g
+		g = &manifest.Gap{Stream: chunker.Packets, Reason: reason, Interface: iface, Detail: detail}
+		n.gaps[key] = g
 	}
 	g.Count += count
 }

@@ -39,6 +39,9 @@ const (
 	GapSkipped     = "skipped"      // an import held something other than packets
 	GapWatchLost   = "watch-lost"   // the API server of a cluster could not be asked, or had forgotten where the recorder stopped
 	GapUntimed     = "untimed"      // an import held packets without a time: each stands at that of the packet before
+	GapUnreadable  = "unreadable"   // a file to import held nothing that could be read
+	GapCorrected   = "corrected"    // an import said something that cannot be, and what is in the chunks instead
+	GapFiltered    = "filtered"     // packets that the filter of an imported capture left out, on purpose
 )
 
 // A Manifest is the root of a snapshot. The signature covers its exact bytes,

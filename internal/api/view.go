@@ -95,6 +95,14 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 			warnings = append(warnings, "what is not packets was left out"+g.details())
 		case manifest.GapUntimed:
 			warnings = append(warnings, g.lost()+" had no time: put at that of the packet before"+g.details())
+		case manifest.GapCorrected:
+			warnings = append(warnings, "what cannot be was corrected"+g.details())
+		case manifest.GapFiltered:
+			warnings = append(warnings, "the capture's filter left out "+g.lost()+g.details())
+		case manifest.GapUnreadable:
+			for _, d := range g.detail {
+				reasons = append(reasons, "not imported: "+d)
+			}
 		case manifest.GapNotImported:
 			// The window of an import is what its files span: nothing is missing.
 		case manifest.GapTruncated:
@@ -113,8 +121,8 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 func gapKinds(gaps []manifest.Gap) []string {
 	known := []string{
 		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapRingOverrun, manifest.GapDiskFull,
-		manifest.GapDamaged, manifest.GapTruncated, manifest.GapWatchLost, manifest.GapKernelDrop, manifest.GapClockStep,
-		manifest.GapUntimed, manifest.GapSkipped,
+		manifest.GapDamaged, manifest.GapUnreadable, manifest.GapTruncated, manifest.GapWatchLost, manifest.GapKernelDrop, manifest.GapClockStep,
+		manifest.GapUntimed, manifest.GapCorrected, manifest.GapFiltered, manifest.GapSkipped,
 	}
 	rank := func(kind string) int {
 		if i := slices.Index(known, kind); i >= 0 {
@@ -137,6 +145,10 @@ func gapKinds(gaps []manifest.Gap) []string {
 	return kinds
 }
 
+// ofImport are the reasons that are about files rather than times: where their
+// packets were put matters little.
+var ofImport = map[string]bool{manifest.GapSkipped: true, manifest.GapTruncated: true, manifest.GapUnreadable: true, manifest.GapCorrected: true, manifest.GapFiltered: true}
+
 // gapSum is what gaps of one kind amount to within a window.
 type gapSum struct {
 	at     []manifest.Interval
@@ -158,7 +170,7 @@ func (s *gapSum) add(g manifest.Gap, window manifest.Interval) {
 	in := manifest.Interval{From: max(g.From, window.From), To: min(g.To, window.To)}
 	point := g.From == g.To && g.From >= window.From && g.From <= window.To
 	if in.From >= in.To && !point {
-		if g.Reason != manifest.GapSkipped && g.Reason != manifest.GapTruncated {
+		if !ofImport[g.Reason] {
 			return
 		}
 	} else {

@@ -266,8 +266,14 @@ func TestClock(t *testing.T) {
 		{math.MaxUint64, 0x80, 0, -1},
 		{1, 9, math.MaxInt64, -1},
 		{math.MaxInt64, 9, 1, -1},
+		{math.MaxInt64, 9, 0, -1}, // no interval could end after it
+		{math.MaxInt64 - 1, 9, 0, math.MaxInt64 - 1},
+		{10_000_000_000, 0, -10_000_000_000 + 5, -1},
+		{18_000_000_000, 0, -9_000_000_000, 9_000_000_000e9},
+		{18_000_000_000_000_000_000, 9, -9_000_000_000, 9_000_000_000e9},
+		{1 << 63, 0x80 | 64, 0, 5e8},
 	} {
-		got, ok := clock{tt.resolution, tt.offset}.nanoseconds(tt.ticks)
+		got, ok := clock{resolution: tt.resolution, offset: tt.offset}.nanoseconds(tt.ticks)
 		if !ok {
 			got = -1
 		}
@@ -306,7 +312,6 @@ func TestNoCapture(t *testing.T) {
 		"text":          []byte("#!/bin/sh\necho\n"),
 		"header only":   file(binary.LittleEndian, magicMicros, 0)[:20],
 		"odd magic":     append([]byte{0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0}, make([]byte, 20)...),
-		"no interface":  pcapng.AppendPacket(pcapng.AppendSectionHeader(nil, pcapng.SectionHeader{}), &pcapng.Packet{}),
 		"giant packet":  giant(),
 		"gzip of noise": {0x1f, 0x8b, 9, 9, 9, 9, 9, 9, 9, 9, 9},
 	} {

@@ -9,34 +9,49 @@ import (
 type clock struct {
 	resolution byte  // as if_tsresol: 10^-n seconds a tick, or 2^-n with the top bit set
 	offset     int64 // seconds to add
+	unknown    bool  // the interface is not described
 }
+
+// latest is the last time that pcapsule keeps: intervals end after their last
+// nanosecond, and that has to be a time, too.
+const latest uint64 = math.MaxInt64 - 1
 
 // nanoseconds is the time of ticks, since the Unix epoch, and whether it is one
 // that pcapsule can keep: from 1970 to 2262.
 func (c clock) nanoseconds(ticks uint64) (int64, bool) {
 	ns, ok := scaleTicks(ticks, c.resolution)
-	if !ok || ns > math.MaxInt64 {
-		return 0, false
-	}
 	const maxSeconds = math.MaxInt64 / 1_000_000_000
-	if c.offset > maxSeconds || c.offset < -maxSeconds {
+	if !ok || c.offset > maxSeconds || c.offset < -maxSeconds {
 		return 0, false
 	}
-	t := int64(ns) + c.offset*1e9
-	if t < 0 || c.offset > 0 && t < int64(ns) {
+	if c.offset < 0 {
+		back := uint64(-c.offset) * 1e9
+		if ns < back {
+			return 0, false
+		}
+		ns -= back
+	} else if ahead := uint64(c.offset) * 1e9; ns > latest-ahead {
 		return 0, false
+	} else {
+		ns += ahead
 	}
-	return t, true
+	return int64(ns), ns <= latest
+}
+
+// finer tells whether ticks are shorter than a nanosecond.
+func (c clock) finer() bool {
+	n := c.resolution & 0x7f
+	return c.resolution&0x80 == 0 && n > 9 || c.resolution&0x80 != 0 && n > 29
 }
 
 // scaleTicks is ticks in nanoseconds, and whether they fit.
 func scaleTicks(ticks uint64, resolution byte) (uint64, bool) {
 	n := resolution & 0x7f
 	if resolution&0x80 != 0 { // 2^-n seconds
-		if n > 63 {
-			return 0, true
-		}
 		hi, lo := bits.Mul64(ticks, 1e9)
+		if n > 63 {
+			return hi >> (n - 64), true
+		}
 		if n > 0 && hi>>n != 0 || n == 0 && hi != 0 {
 			return 0, false
 		}

@@ -3,6 +3,7 @@ package capfile
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // Magic numbers of pcap, as read in the file's own byte order.
@@ -58,8 +59,11 @@ func (f *Reader) openPcap() error {
 	}
 	s.swapped = minor <= 3
 	link := order.Uint32(h[20:])
+	if link&reservedLink != 0 {
+		return fmt.Errorf("%w: link type %d is none: those of pcap end at %d", ErrFormat, link&^fcsBits, math.MaxUint16)
+	}
 	f.interfaces = []Interface{{LinkType: uint16(link), SnapLen: order.Uint32(h[16:])}}
-	if link&hasFCS != 0 {
+	if link&fcsBits != 0 {
 		f.skipped["length of frame check sequences"]++
 	}
 	if maker := f.variant(minor); magic == magicMicros && maker != "" {
@@ -68,9 +72,14 @@ func (f *Reader) openPcap() error {
 	return nil
 }
 
-// hasFCS stands above the link type: the top four bits are the length of the
-// frame check sequence that packets end with.
-const hasFCS = 1 << 26
+// The link type is the lower half of its field. Above stand the length of the
+// frame check sequences that packets end with, and whether that is known; what
+// the other bits mean nobody has said yet.
+const (
+	hasFCS       = 1 << 26
+	fcsBits      = 0xf0000000 | hasFCS
+	reservedLink = ^uint32(fcsBits) &^ math.MaxUint16
+)
 
 // variant names the maker of a file with the magic number and version of pcap but
 // other packet headers, as far as the beginning of the file tells. Wireshark
@@ -127,10 +136,23 @@ func (f *Reader) nextPcap(p *Packet) error {
 	if err != nil {
 		return err
 	}
+	fraction := int64(s.order.Uint32(h[4:])) * s.scale
+	if fraction >= 1e9 {
+		f.corrected["fractions of a second that are a second or more, and were added to the seconds"]++
+	}
 	*p = Packet{
-		Time:    int64(s.order.Uint32(h))*1e9 + int64(s.order.Uint32(h[4:]))*s.scale,
-		OrigLen: max(orig, captured),
+		Time:    int64(s.order.Uint32(h))*1e9 + fraction,
+		OrigLen: f.original(orig, captured),
 		Data:    data,
 	}
 	return nil
+}
+
+// original is the length of a packet on the wire. Some files say that more was
+// captured than there was.
+func (f *Reader) original(orig, captured uint32) uint32 {
+	if captured > orig {
+		f.corrected["packets that are longer than their original length, which was raised"]++
+	}
+	return max(orig, captured)
 }

@@ -3,6 +3,7 @@ package capfile
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strings"
 	"unicode"
 
@@ -13,8 +14,9 @@ type pcapngState struct {
 	order   binary.ByteOrder // nil before the first section header
 	first   int              // in Reader.interfaces, the first of this section
 	clocks  []clock          // of this section's interfaces
-	drops   []uint64         // of this section's interfaces, as their last statistics say
-	earlier uint64           // drops of the sections before
+	losses  []losses         // of this section's interfaces
+	earlier []Loss           // of the sections before
+	own     bool             // the section was written by pcapsule
 	last    int64            // time of the packet before, for packets without one
 	options []byte           // of the packet, kept
 }
@@ -25,31 +27,30 @@ func (f *Reader) nextPcapng(p *Packet) error {
 		if err != nil {
 			return err
 		}
-		if packet, err := f.take(p, typ, body); packet || err != nil {
-			return err
+		if f.take(p, typ, body) {
+			return nil
 		}
 	}
 }
 
-// take takes in a block, and tells whether it was a packet, which is then in p.
-func (f *Reader) take(p *Packet, typ uint32, body []byte) (packet bool, err error) {
+// take takes in a block, and tells whether it was a packet that is now in p. What
+// a block says beside packets may make no sense: that costs no packet.
+func (f *Reader) take(p *Packet, typ uint32, body []byte) (packet bool) {
 	switch typ {
-	case pcapng.BlockEPB:
-		return f.enhancedPacket(p, body)
-	case pcapng.BlockOPB:
-		return f.obsoletePacket(p, body)
+	case pcapng.BlockEPB, pcapng.BlockOPB:
+		return f.timedPacket(p, typ, body)
 	case pcapng.BlockSPB:
-		return true, f.simplePacket(p, body)
+		return f.simplePacket(p, body)
 	case pcapng.BlockIDB:
-		return false, f.interfaceBlock(body)
+		f.interfaceBlock(body)
 	case pcapng.BlockISB:
-		return false, f.statistics(body)
+		f.statistics(body)
 	case pcapng.BlockSHB:
-		f.sectionComments(body)
+		f.sectionOptions(body)
 	default:
 		f.skipped[blockName(typ)]++
 	}
-	return false, nil
+	return false
 }
 
 // block reads one block and returns what is between its lengths. A section
@@ -74,8 +75,7 @@ func (f *Reader) block() (typ uint32, body []byte, err error) {
 		default:
 			return 0, nil, fmt.Errorf("%w: a section header with byte-order magic % x", ErrFormat, h[8:])
 		}
-		s.endStatistics()
-		s.first, s.clocks = len(f.interfaces), s.clocks[:0]
+		f.endSection()
 	}
 	typ, total := s.order.Uint32(h[:]), s.order.Uint32(h[4:])
 	if total < uint32(header)+4 || total%4 != 0 || total > maxBlock {
@@ -99,89 +99,114 @@ func (f *Reader) block() (typ uint32, body []byte, err error) {
 	return typ, rest[:len(rest)-4], nil
 }
 
-func (f *Reader) interfaceBlock(b []byte) error {
+// maxInterfaces bounds the memory that a file makes the reader take for
+// interfaces.
+const maxInterfaces = 1 << 16
+
+// interfaceBlock takes in an interface. One whose block is too short has a number,
+// too, so that those after it keep theirs; its packets are lost.
+func (f *Reader) interfaceBlock(b []byte) {
 	s := &f.pcapng
+	if len(f.interfaces) >= maxInterfaces {
+		f.skipped[fmt.Sprintf("interfaces beyond %d", maxInterfaces)]++
+		return
+	}
+	i, c := Interface{}, clock{resolution: 6}
 	if len(b) < 8 {
-		return fmt.Errorf("%w: an interface description of %d bytes", ErrFormat, len(b))
-	}
-	if len(f.interfaces) >= 1<<16 {
-		return fmt.Errorf("%w: more than %d interfaces", ErrFormat, 1<<16)
-	}
-	i := Interface{LinkType: s.order.Uint16(b), SnapLen: s.order.Uint32(b[4:])}
-	c := clock{resolution: 6}
-	err := eachOption(s.order, b[8:], func(code uint16, v []byte) {
-		switch {
-		case code == pcapng.OptIfName:
-			i.Name = text(v)
-		case code == pcapng.OptIfDescription:
-			i.Description = text(v)
-		case code == pcapng.OptIfTSResol && len(v) == 1:
-			c.resolution = v[0]
-		case code == pcapng.OptIfTSOffset && len(v) == 8:
-			c.offset = int64(s.order.Uint64(v))
-		case code == pcapng.OptComment:
-			f.skipped["comment on an interface"]++
-		case code == optIfFCSLen:
-			f.skipped["length of frame check sequences"]++
+		f.skipped["interface without a link type"]++
+		c.unknown = true
+	} else {
+		i.LinkType, i.SnapLen = s.order.Uint16(b), s.order.Uint32(b[4:])
+		if !eachOption(s.order, b[8:], func(code uint16, v []byte) { f.interfaceOption(&i, &c, code, v) }) {
+			f.skipped["options of an interface that make no sense"]++
 		}
-	})
-	if err != nil {
-		return err
+		if c.finer() {
+			f.skipped["parts of a nanosecond in the times of an interface"]++
+		}
 	}
 	f.interfaces = append(f.interfaces, i)
 	s.clocks = append(s.clocks, c)
-	return nil
+	s.losses = append(s.losses, losses{})
+}
+
+func (f *Reader) interfaceOption(i *Interface, c *clock, code uint16, v []byte) {
+	switch {
+	case code == pcapng.OptIfName:
+		i.Name = text(v)
+	case code == pcapng.OptIfDescription:
+		i.Description = text(v)
+	case code == pcapng.OptIfTSResol && len(v) == 1:
+		c.resolution = v[0]
+	case code == pcapng.OptIfTSOffset && len(v) == 8:
+		c.offset = int64(f.pcapng.order.Uint64(v))
+	case code == pcapng.OptIfTSResol, code == pcapng.OptIfTSOffset:
+		f.skipped["resolution or offset of an interface's times, which makes no sense"]++
+	case code == pcapng.OptComment:
+		f.skipped["comment on an interface"]++
+	case code == optIfFCSLen:
+		f.skipped["length of frame check sequences"]++
+	}
 }
 
 const optIfFCSLen = 13 // if_fcslen
 
-func (f *Reader) enhancedPacket(p *Packet, b []byte) (bool, error) {
+// Reasons why a packet is lost.
+const (
+	lostLengths   = "packets whose lengths make no sense"
+	lostInterface = "packets of an interface that is not described"
+	lostTime      = "packets of a time before 1970 or after 2262"
+)
+
+// timedPacket takes in a packet of an EPB or of its predecessor.
+func (f *Reader) timedPacket(p *Packet, typ uint32, b []byte) bool {
 	s := &f.pcapng
 	if len(b) < 20 {
-		return false, fmt.Errorf("%w: a packet block of %d bytes", ErrFormat, len(b))
+		f.lost[lostLengths]++
+		return false
 	}
+	iface := uint64(s.order.Uint32(b))
+	var dropped uint64 // between the packet before and this one
+	if typ == pcapng.BlockOPB {
+		iface = uint64(s.order.Uint16(b))
+		if dropped = uint64(s.order.Uint16(b[2:])); dropped == math.MaxUint16 {
+			dropped = unknownCount
+		}
+	}
+	if iface >= uint64(len(s.clocks)) || s.clocks[iface].unknown {
+		f.lost[lostInterface]++
+		return false
+	}
+	s.losses[iface].between = f.addDrops(s.losses[iface].between, dropped)
 	ticks := uint64(s.order.Uint32(b[4:]))<<32 | uint64(s.order.Uint32(b[8:]))
-	return f.timedPacket(p, s.order.Uint32(b), ticks, s.order.Uint32(b[12:]), s.order.Uint32(b[16:]), b[20:])
-}
-
-func (f *Reader) obsoletePacket(p *Packet, b []byte) (bool, error) {
-	s := &f.pcapng
-	if len(b) < 20 {
-		return false, fmt.Errorf("%w: a packet block of %d bytes", ErrFormat, len(b))
-	}
-	ticks := uint64(s.order.Uint32(b[4:]))<<32 | uint64(s.order.Uint32(b[8:]))
-	return f.timedPacket(p, uint32(s.order.Uint16(b)), ticks, s.order.Uint32(b[12:]), s.order.Uint32(b[16:]), b[20:])
-}
-
-// timedPacket takes in a packet whose data and options are in rest, unless its
-// time cannot be kept.
-func (f *Reader) timedPacket(p *Packet, iface uint32, ticks uint64, captured, orig uint32, rest []byte) (bool, error) {
-	s := &f.pcapng
-	if uint64(iface) >= uint64(len(s.clocks)) {
-		return false, fmt.Errorf("%w: a packet of interface %d, of %d that are described", ErrFormat, iface, len(s.clocks))
-	}
+	captured, orig, rest := s.order.Uint32(b[12:]), s.order.Uint32(b[16:]), b[20:]
 	if uint64(captured) > uint64(len(rest)) {
-		return false, fmt.Errorf("%w: a packet of %d bytes in a block with %d", ErrFormat, captured, len(rest))
+		f.lost[lostLengths]++
+		return false
 	}
 	time, ok := s.clocks[iface].nanoseconds(ticks)
 	if !ok {
-		f.lost["packets of a time before 1970 or after 2262"]++
-		return false, nil
+		f.lost[lostTime]++
+		return false
 	}
-	*p = Packet{Interface: s.first + int(iface), Time: time, OrigLen: max(orig, captured), Data: rest[:captured]}
+	*p = Packet{Interface: s.first + int(iface), Time: time, OrigLen: f.original(orig, captured), Data: rest[:captured]}
 	s.last = time
-	if options := int(captured+3) &^ 3; options < len(rest) {
-		return true, f.packetOptions(p, rest[options:])
+	if options := (int64(captured) + 3) &^ 3; options < int64(len(rest)) {
+		f.packetOptions(p, &s.losses[iface], rest[options:])
 	}
-	return true, nil
+	return true
 }
 
 // simplePacket takes in a packet without time, interface and options: it is of
 // the section's first interface, and stands at the time of the packet before.
-func (f *Reader) simplePacket(p *Packet, b []byte) error {
+func (f *Reader) simplePacket(p *Packet, b []byte) bool {
 	s := &f.pcapng
-	if len(b) < 4 || len(s.clocks) == 0 {
-		return fmt.Errorf("%w: a simple packet block without an interface", ErrFormat)
+	if len(s.clocks) == 0 || s.clocks[0].unknown {
+		f.lost[lostInterface]++
+		return false
+	}
+	if len(b) < 4 {
+		f.lost[lostLengths]++
+		return false
 	}
 	orig := s.order.Uint32(b)
 	captured := orig
@@ -189,29 +214,33 @@ func (f *Reader) simplePacket(p *Packet, b []byte) error {
 		captured = min(captured, snap)
 	}
 	if uint64(captured) > uint64(len(b)-4) {
-		return fmt.Errorf("%w: a packet of %d bytes in a block with %d", ErrFormat, captured, len(b)-4)
+		f.lost[lostLengths]++
+		return false
 	}
 	f.untimed++
 	*p = Packet{Interface: s.first, Time: s.last, OrigLen: orig, Data: b[4 : 4+captured]}
-	return nil
+	return true
 }
 
 // packetOptions keeps the options of a packet that pcapsule can carry, in
 // little-endian encoding. epb_hash and epb_verdict it drops: Wireshark 4.0 drops
 // the one and corrupts the other when it rewrites a file.
-func (f *Reader) packetOptions(p *Packet, b []byte) error {
+func (f *Reader) packetOptions(p *Packet, l *losses, b []byte) {
 	s := &f.pcapng
 	s.options = s.options[:0]
-	err := eachOption(s.order, b, func(code uint16, v []byte) {
+	if !eachOption(s.order, b, func(code uint16, v []byte) {
 		switch {
 		case code == pcapng.OptFlags && len(v) == 4:
 			p.Flags = s.order.Uint32(v)
 			return
 		case code == pcapng.OptFlags:
+			f.skipped["flags of a packet that make no sense"]++
 			return
 		case code == pcapng.OptHash, code == pcapng.OptVerdict:
 			f.skipped["hash or verdict of a packet"]++
 			return
+		case code == pcapng.OptDropCount && len(v) == 8:
+			l.between = f.addDrops(l.between, s.order.Uint64(v))
 		}
 		native := s.order == binary.ByteOrder(binary.LittleEndian)
 		var le [8]byte
@@ -229,26 +258,28 @@ func (f *Reader) packetOptions(p *Packet, b []byte) error {
 			return
 		}
 		s.options = pcapng.AppendOption(s.options, code, v)
-	})
+	}) {
+		f.skipped["options of a packet that make no sense"]++
+	}
 	p.Options = s.options
-	return err
 }
 
-// eachOption calls f for each option up to opt_endofopt or the end of b.
-func eachOption(order binary.ByteOrder, b []byte, f func(code uint16, value []byte)) error {
+// eachOption calls f for each option up to opt_endofopt or the end of b, and
+// tells whether all of them are within b.
+func eachOption(order binary.ByteOrder, b []byte, f func(code uint16, value []byte)) bool {
 	for len(b) >= 4 {
 		code, n := order.Uint16(b), int(order.Uint16(b[2:]))
 		if code == pcapng.OptEnd {
-			return nil
+			return true
 		}
 		b = b[4:]
 		if padded := (n + 3) &^ 3; padded > len(b) {
-			return fmt.Errorf("%w: an option of %d bytes where %d are left", ErrFormat, n, len(b))
+			return false
 		}
 		f(code, b[:n])
 		b = b[(n+3)&^3:]
 	}
-	return nil
+	return true
 }
 
 // text is an interface's name or description, fit for a terminal and for a

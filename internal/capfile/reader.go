@@ -62,6 +62,7 @@ type Reader struct {
 	interfaces []Interface
 	skipped    map[string]int
 	lost       map[string]int
+	corrected  map[string]int
 	untimed    int
 	packet     Packet
 	packets    uint64
@@ -81,7 +82,7 @@ func NewReader(r io.Reader) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Reader{src: source{r: br, input: in}, skipped: map[string]int{}, lost: map[string]int{}}
+	f := &Reader{src: source{r: br, input: in}, skipped: map[string]int{}, lost: map[string]int{}, corrected: map[string]int{}}
 	magic, err := br.Peek(4)
 	if err != nil {
 		if len(magic) == 0 && errors.Is(err, io.EOF) {
@@ -156,8 +157,8 @@ func skipFrames(br *bufio.Reader) error {
 }
 
 // Next returns the next packet, io.EOF after the last, and ErrTruncated (wrapped)
-// when the file ends early. A packet whose time cannot be kept it leaves out; see
-// Lost.
+// when the file ends early. Packets that make no sense, or whose time cannot be
+// kept, it leaves out; see Lost.
 func (f *Reader) Next() (*Packet, error) {
 	if f.err != nil {
 		return nil, f.err
