@@ -107,6 +107,7 @@ type agent struct {
 	events  sealMark      // of the stream kubernetes
 	clock   clock
 	work    sessions
+	warn    *warnings
 
 	versions manifest.Versions
 }
@@ -148,7 +149,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	versions := system()
 	versions.Agent = manifest.Clean(cfg.Version)
 	rec := newRecorder(r, cfg, chunker.Header{Node: cfg.Node, OS: versions.OS, Application: "pcapsule " + cfg.Version}, now)
-	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions}
+	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions, warn: newWarnings()}
 	captured := packets.Config{
 		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, RingSize: cfg.CaptureBuffer,
 		Own:         cfg.Own,

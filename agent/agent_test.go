@@ -73,7 +73,10 @@ func TestSnapshot(t *testing.T) {
 	}
 
 	p := h.awaitPoll("both are pinned", func(p api.PollRequest) bool { return len(p.Pins) == 2 })
-	if d := cmp.Diff([]chunker.Interface{eth0, {Name: "eth1", Description: "a\uFFFDveth", LinkType: 1}}, p.Interfaces); d != "" {
+	if d := cmp.Diff([]api.Interface{
+		{Interface: eth0, State: api.InterfaceUp},
+		{Interface: chunker.Interface{Name: "eth1", Description: "a\uFFFDveth", LinkType: 1}, State: api.InterfaceUp},
+	}, p.Interfaces); d != "" {
 		t.Errorf("interfaces polled (-want +got):\n%s", d)
 	}
 	if p.Ring.Chunks == 0 || p.Ring.Pinned == 0 || p.Ring.Oldest.IsZero() || p.Ring.Drops != 3 {

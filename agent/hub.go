@@ -22,6 +22,9 @@ const (
 	pollWait  = 10 * time.Second // that the hub may keep a poll
 	pollFloor = 100 * time.Millisecond
 
+	// newsPause is how soon after warnings that changed the hub is told of more.
+	newsPause = time.Second
+
 	minBackoff = 200 * time.Millisecond
 	maxBackoff = 15 * time.Second
 )
@@ -40,6 +43,9 @@ func (a *agent) serve(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, errNews):
+			sleep(ctx, newsPause)
+			continue
 		case err != nil:
 			if !away {
 				a.log.Warn("the hub cannot be asked; capture goes on", "err", err)
@@ -64,17 +70,21 @@ func (a *agent) serve(ctx context.Context) {
 	}
 }
 
-// poll tells the hub this node's state, and compares clocks on the way.
+// errNews ends a poll while the hub keeps it: there is something to tell.
+var errNews = errors.New("warnings have changed")
+
+// poll tells the hub this node's state, and compares clocks on the way. It is
+// errNews when what the node warns of changes meanwhile.
 func (a *agent) poll(ctx context.Context, wait time.Duration) (*api.PollAnswer, error) {
 	u := a.ring.Usage()
 	req := api.PollRequest{
 		Clock:      a.clock.at(a.now().UnixNano()),
 		Versions:   a.versions,
-		Interfaces: plain(a.source.Interfaces()),
+		Interfaces: states(a.source.Interfaces()),
 		Ring: api.Ring{
 			Limit: u.Limit, Used: u.Used, Pinned: u.Pinned, Chunks: u.Chunks, Drops: a.source.Stats().Drops,
 		},
-		Pins: a.ring.Pins(), Streams: a.ring.Streams(),
+		Pins: a.ring.Pins(), Streams: a.ring.Streams(), Warnings: a.warn.now(),
 		Wait: manifest.Nanos(wait),
 	}
 	if req.Pins == nil {
@@ -85,21 +95,40 @@ func (a *agent) poll(ctx context.Context, wait time.Duration) (*api.PollAnswer, 
 	}
 	sent := a.now()
 	req.Time = manifest.NanosOf(sent)
-	answer, err := a.client.Poll(ctx, a.cfg.Node, req)
-	if err != nil {
+	polling, cancel := context.WithCancelCause(ctx)
+	over := make(chan struct{})
+	defer func() { cancel(nil); <-over }()
+	go func() {
+		defer close(over)
+		select {
+		case <-a.warn.changed:
+			cancel(errNews)
+		case <-polling.Done():
+		}
+	}()
+	answer, err := a.client.Poll(polling, a.cfg.Node, req)
+	switch {
+	case err != nil && errors.Is(context.Cause(polling), errNews):
+		return nil, errNews
+	case err != nil:
 		return nil, err
 	}
 	a.clock.add(sent.UnixNano(), int64(answer.Received), int64(answer.Sent), a.now().UnixNano())
 	return answer, nil
 }
 
-// plain lists interfaces as a manifest can hold them, in its order.
-func plain(list []packets.Interface) []chunker.Interface {
-	out := make([]chunker.Interface, 0, len(list))
+// states lists interfaces with their states, in the order of manifests.
+func states(list []packets.Interface) []api.Interface {
+	out := make([]api.Interface, 0, len(list))
 	for _, i := range list {
-		out = append(out, clean(i.Interface))
+		state := api.InterfaceDown
+		if i.Up {
+			state = api.InterfaceUp
+		}
+		out = append(out, api.Interface{Interface: clean(i.Interface), State: state})
 	}
-	return sorted(out)
+	slices.SortStableFunc(out, func(a, b api.Interface) int { return manifest.CompareInterfaces(a.Interface, b.Interface) })
+	return out
 }
 
 // clean makes the texts of an interface fit for a manifest.

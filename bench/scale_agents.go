@@ -203,6 +203,14 @@ func (f *flock) fail(err error) {
 	}
 }
 
+// states are interfaces as polls have them.
+func states(list []chunker.Interface) (out []api.Interface) {
+	for _, i := range list {
+		out = append(out, api.Interface{Interface: i, State: api.InterfaceUp})
+	}
+	return out
+}
+
 // run polls, as agent.serve does.
 func (a *simulated) run(ctx context.Context) {
 	sleepFor(ctx, rand.N(5*time.Second))
@@ -212,7 +220,7 @@ func (a *simulated) run(ctx context.Context) {
 		req := api.PollRequest{
 			Time: manifest.NanosOf(time.Now()), Clock: manifest.Clock{Offset: 1000, Error: 100_000},
 			Versions:   manifest.Versions{Agent: "0.1.0", Kernel: "6.18.0", OS: "Debian GNU/Linux 12 (bookworm)", Arch: "amd64"},
-			Interfaces: a.interfaces,
+			Interfaces: states(a.interfaces),
 			Ring:       api.Ring{Limit: 1 << 30, Used: 1 << 29, Chunks: len(a.streams[chunker.Packets]), Oldest: a.flock.from},
 			Pins:       slices.Clone(a.pins), Wait: manifest.Nanos(wait), Streams: []string{chunker.Packets},
 		}

@@ -379,6 +379,68 @@ func TestNodes(t *testing.T) {
 	}
 }
 
+// TestWarnings passes on what agents warn of, within bounds.
+func TestWarnings(t *testing.T) {
+	s := newSite(t, storetest.NewMemory(t, nil), nil)
+	start := time.Now().Add(-time.Minute)
+	const text = "interface v0 is gone"
+	warn := func(a *agent) { a.warnings = []string{text} }
+	s.newAgent("web-1", warn, packets(t, "web-1", start, 10))
+	s.newAgent("web-2", nil, packets(t, "web-2", start, 10))
+	c := s.client()
+	list, err := c.Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []api.Interface{{Interface: eth0, State: api.InterfaceUp}}
+	if len(list) != 2 || !slices.Equal(list[0].Warnings, []string{text}) || list[1].Warnings == nil || !slices.Equal(list[0].Interfaces, want) {
+		t.Errorf("nodes are %+v", list)
+	}
+	snap, err := c.Create(t.Context(), api.CreateRequest{Name: "x", Last: "5m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := c.WaitSnapshot(t.Context(), snap.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(done.Warnings, []string{"node web-1, now: " + text}) {
+		t.Errorf("who made the snapshot hears %q", done.Warnings)
+	}
+	if later, err := c.Snapshot(t.Context(), "x"); err != nil || len(later.Warnings) > 0 {
+		t.Errorf("who looks later hears %q, %v", later.Warnings, err)
+	}
+	resp, err := http.Get(s.srv.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	for _, want := range []string{
+		`pcapsule_node_warnings{node="web-1"} 1`, `pcapsule_node_warnings{node="web-2"} 0`,
+		`pcapsule_node_interfaces{node="web-1",state="up"} 1`, `pcapsule_node_interfaces{node="web-1",state="gone"} 0`,
+	} {
+		if !strings.Contains(string(body), want) {
+			t.Errorf("no %s in the metrics", want)
+		}
+	}
+
+	for name, list := range map[string][]string{
+		"many":        slices.Repeat([]string{"x"}, api.MaxWarnings+1),
+		"long":        {strings.Repeat("x", api.MaxWarning+1)},
+		"unprintable": {"a\x1b[2J"},
+		"no text":     {"a\xff"},
+	} {
+		if _, err := s.hub.heard("web-1", &api.PollRequest{Warnings: list}, time.Now()); err == nil {
+			t.Errorf("warnings that are %s are taken", name)
+		}
+	}
+	odd := []api.Interface{{Interface: eth0, State: "sideways\n"}}
+	if n, err := s.hub.heard("web-3", &api.PollRequest{Interfaces: odd}, time.Now()); err != nil || n.Interfaces[0].State != "" {
+		t.Errorf("an unknown state: %v", err)
+	}
+}
+
 func TestServe(t *testing.T) {
 	h, err := New(Config{Store: storetest.NewMemory(t, nil), Signer: testKey()})
 	if err != nil {

@@ -191,6 +191,8 @@ type agent struct {
 
 	// forge changes a part before it is handed in.
 	forge func(*agent, *api.CompleteRequest)
+	// warnings are told with each poll.
+	warnings []string
 	// pace is called before each step of a session.
 	pace func(ctx context.Context, step string)
 
@@ -243,7 +245,7 @@ func (a *agent) state() api.PollRequest {
 	}
 	return api.PollRequest{
 		Time: manifest.NanosOf(time.Now()), Clock: a.clock, Streams: streams,
-		Versions: manifest.Versions{Agent: "test"}, Interfaces: []chunker.Interface{eth0},
+		Versions: manifest.Versions{Agent: "test"}, Interfaces: []api.Interface{{Interface: eth0, State: api.InterfaceUp}}, Warnings: a.warnings,
 		Ring: api.Ring{Limit: 1 << 30, Chunks: len(a.chunks)},
 		Pins: slices.Clone(a.pins), Wait: manifest.Nanos(10 * time.Second),
 	}

@@ -3,6 +3,8 @@ package hub
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"pcapsule/internal/api"
 )
 
 // metrics is what the hub counts.
@@ -56,11 +58,13 @@ var (
 	descPinned = prometheus.NewDesc("pcapsule_node_ring_pinned_bytes", "What of a node's ring is pinned for sessions.", []string{"node"}, nil)
 	descOldest = prometheus.NewDesc("pcapsule_node_ring_oldest_timestamp_seconds", "From when on a node's ring holds everything.", []string{"node"}, nil)
 	descDrops  = prometheus.NewDesc("pcapsule_node_dropped_packets_total", "Packets a node's kernel dropped since its agent started.", []string{"node"}, nil)
+	descWarns  = prometheus.NewDesc("pcapsule_node_warnings", "What a node warns of now: see `pcapsule nodes`.", []string{"node"}, nil)
+	descLinks  = prometheus.NewDesc("pcapsule_node_interfaces", "Interfaces that a node records or is to record, by state: up, down, gone.", []string{"node", "state"}, nil)
 	descSeen   = prometheus.NewDesc("pcapsule_node_last_seen_timestamp_seconds", "When a node last reported.", []string{"node"}, nil)
 )
 
 func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descNodes, descOpen, descLimit, descUsed, descPinned, descOldest, descDrops, descSeen} {
+	for _, d := range []*prometheus.Desc{descNodes, descOpen, descLimit, descUsed, descPinned, descOldest, descDrops, descWarns, descLinks, descSeen} {
 		ch <- d
 	}
 }
@@ -82,6 +86,16 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descSeen, float64(n.LastSeen.UnixNano())/1e9, n.Name)
 		if !n.Ring.Oldest.IsZero() {
 			gauge(descOldest, float64(n.Ring.Oldest.UnixNano())/1e9, n.Name)
+		}
+		gauge(descWarns, float64(len(n.Warnings)), n.Name)
+		states := map[string]int{api.InterfaceUp: 0, api.InterfaceDown: 0, api.InterfaceGone: 0}
+		for _, i := range n.Interfaces {
+			if i.State != "" {
+				states[i.State]++
+			}
+		}
+		for state, count := range states {
+			gauge(descLinks, float64(count), n.Name, state)
 		}
 		ch <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n.Ring.Drops), n.Name)
 	}

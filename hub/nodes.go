@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -101,9 +102,13 @@ const maxPollBody = 4 << 20
 
 // heard notes what an agent says of itself.
 func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, error) {
-	trial := manifest.Node{Name: name, Status: manifest.Completed, Clock: req.Clock, Versions: req.Versions, Interfaces: sortedInterfaces(req.Interfaces)}
+	interfaces, plain := sortedStates(req.Interfaces)
+	trial := manifest.Node{Name: name, Status: manifest.Completed, Clock: req.Clock, Versions: req.Versions, Interfaces: plain}
 	if err := trial.Validate(); err != nil {
 		return nil, invalid("%v", err)
+	}
+	if err := checkWarnings(req.Warnings); err != nil {
+		return nil, invalid("node %s: %v", name, err)
 	}
 	if err := checkClock(req.Clock); err != nil {
 		return nil, err
@@ -126,8 +131,53 @@ func (h *Hub) heard(name string, req *api.PollRequest, at time.Time) (*node, err
 		h.log.Info("node reports for the first time", "node", name)
 	}
 	n.LastSeen = at.UTC()
-	n.Clock, n.Versions, n.Interfaces, n.Ring, n.streams = req.Clock, req.Versions, trial.Interfaces, req.Ring, req.Streams
+	n.Clock, n.Versions, n.Interfaces, n.Ring, n.streams = req.Clock, req.Versions, interfaces, req.Ring, req.Streams
+	n.Warnings = append([]string{}, req.Warnings...)
 	return n, nil
+}
+
+// sortedStates puts interfaces in the order of manifests, each once, and returns
+// them without their states, too. A state that this hub does not know is none.
+func sortedStates(list []api.Interface) (states []api.Interface, plain []chunker.Interface) {
+	states = append([]api.Interface{}, list...)
+	slices.SortStableFunc(states, func(a, b api.Interface) int { return manifest.CompareInterfaces(a.Interface, b.Interface) })
+	states = slices.CompactFunc(states, func(a, b api.Interface) bool { return a.Interface == b.Interface })
+	plain = []chunker.Interface{}
+	for i := range states {
+		switch states[i].State {
+		case api.InterfaceUp, api.InterfaceDown, api.InterfaceGone:
+		default:
+			states[i].State = ""
+		}
+		plain = append(plain, states[i].Interface)
+	}
+	return states, plain
+}
+
+// checkWarnings holds what an agent warns of to its bounds.
+func checkWarnings(list []string) error {
+	if len(list) > api.MaxWarnings {
+		return fmt.Errorf("%d warnings: at most %d", len(list), api.MaxWarnings)
+	}
+	for _, w := range list {
+		if len(w) > api.MaxWarning || w != manifest.Clean(w) {
+			return fmt.Errorf("warning %.40q: want at most %d bytes of printable text", w, api.MaxWarning)
+		}
+	}
+	return nil
+}
+
+// warnings are what live ones of some nodes warn of now.
+func (h *Hub) warnings(names []string) (list []string) {
+	for _, n := range h.knownNodes() {
+		if !n.Live || !slices.Contains(names, n.Name) {
+			continue
+		}
+		for _, w := range n.Warnings {
+			list = append(list, "node "+n.Name+", now: "+w)
+		}
+	}
+	return list
 }
 
 // news is what there is to tell a node now, and whether it is urgent. Tasks that

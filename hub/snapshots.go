@@ -216,6 +216,7 @@ func (h *Hub) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 			return invalid("wait is %.40q: want a duration like 10s", q)
 		}
 	}
+	var live []string // whoever made it just now also hears what is wrong now
 	if s := h.session(ref); s != nil {
 		h.follow(r.Context(), s, min(wait, maxWait))
 		s.mu.Lock()
@@ -229,12 +230,17 @@ func (h *Hub) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 		ref = s.id // it may have been deleted since
+		if wait > 0 && !s.req.Import {
+			live = h.warnings(s.req.Nodes)
+		}
 	}
 	s, err := h.find(r.Context(), ref)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, api.Of(s.Manifest))
+	v := api.Of(s.Manifest)
+	v.Warnings = append(v.Warnings, live...)
+	writeJSON(w, http.StatusOK, v)
 	return nil
 }
 

@@ -74,6 +74,7 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed, 4 partial.`,
 					deleteCommand(),
 				},
 			},
+			nodesCommand(),
 			verifyCommand(),
 			sweepCommand(),
 			{

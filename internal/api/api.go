@@ -103,14 +103,34 @@ type Progress struct {
 
 // Node is a machine whose agent has reported. GET /api/v1/nodes.
 type Node struct {
-	Name       string              `json:"name"`
-	Live       bool                `json:"live"`
-	LastSeen   time.Time           `json:"last_seen"`
-	Clock      manifest.Clock      `json:"clock"`
-	Versions   manifest.Versions   `json:"versions"`
-	Interfaces []chunker.Interface `json:"interfaces"`
-	Ring       Ring                `json:"ring"`
+	Name       string            `json:"name"`
+	Live       bool              `json:"live"`
+	LastSeen   time.Time         `json:"last_seen"`
+	Clock      manifest.Clock    `json:"clock"`
+	Versions   manifest.Versions `json:"versions"`
+	Interfaces []Interface       `json:"interfaces"`
+	Ring       Ring              `json:"ring"`
+	Warnings   []string          `json:"warnings"` // what keeps it from recording all that it is to record, now
 }
+
+// An Interface is one that an agent records, or is to record.
+type Interface struct {
+	chunker.Interface
+	State string `json:"state,omitempty"` // InterfaceUp and so on; empty where the agent does not say
+}
+
+// States of an Interface.
+const (
+	InterfaceUp   = "up"
+	InterfaceDown = "down"
+	InterfaceGone = "gone" // it was named, and there is none of that name
+)
+
+// Bounds of the warnings of a node.
+const (
+	MaxWarnings = 16
+	MaxWarning  = 256 // bytes of one
+)
 
 // Ring is how full an agent's ring is.
 type Ring struct {
@@ -133,14 +153,15 @@ type Hub struct {
 // PollRequest is an agent's long poll: its state now, answered when there is a
 // task, or with none after a while. POST /api/v1/agents/{node}/poll.
 type PollRequest struct {
-	Time       manifest.Nanos      `json:"time"` // of the agent, as it sends this
-	Clock      manifest.Clock      `json:"clock"`
-	Versions   manifest.Versions   `json:"versions"`
-	Interfaces []chunker.Interface `json:"interfaces"`
-	Ring       Ring                `json:"ring"`
-	Pins       []string            `json:"pins"`              // sessions for which chunks are pinned
-	Streams    []string            `json:"streams,omitempty"` // of which the ring holds chunks, or is about to
-	Wait       manifest.Nanos      `json:"wait"`              // how long the agent will wait for an answer
+	Time       manifest.Nanos    `json:"time"` // of the agent, as it sends this
+	Clock      manifest.Clock    `json:"clock"`
+	Versions   manifest.Versions `json:"versions"`
+	Interfaces []Interface       `json:"interfaces"`
+	Ring       Ring              `json:"ring"`
+	Pins       []string          `json:"pins"`               // sessions for which chunks are pinned
+	Streams    []string          `json:"streams,omitempty"`  // of which the ring holds chunks, or is about to
+	Warnings   []string          `json:"warnings,omitempty"` // at most MaxWarnings texts, as manifests have them, of MaxWarning bytes
+	Wait       manifest.Nanos    `json:"wait"`               // how long the agent will wait for an answer
 }
 
 // PollAnswer. Received and Sent are the hub's clock, so that the agent can tell
