@@ -27,8 +27,12 @@ func main() {
 
 // run is the whole program, with its exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	app := newApp(stdin, stdout, stderr)
+	out := &screen{w: stdout}
+	app := newApp(stdin, out, &screen{w: stderr})
 	err := app.RunContext(ctx, permute(app, args))
+	if werr := out.finish(); werr != nil && (err == nil || exitCode(err) == exitPartial) {
+		err = fmt.Errorf("write to standard output: %w", withoutPath(werr))
+	}
 	if err == nil {
 		return exitOK
 	}

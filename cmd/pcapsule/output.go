@@ -76,16 +76,12 @@ func stamp(t time.Time) string {
 // exact is stamp with milliseconds.
 func exact(t time.Time) string { return t.Local().Format("2006-01-02T15:04:05.000Z07:00") }
 
-// oneLine keeps what a hostile archive or server says from writing more than its
-// own line on a terminal.
+// oneLine makes text from outside a cell of a table, or one line of a message.
 func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
+	return printable(strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
 			return ' '
-		case r < 0x20 || r >= 0x7f && r < 0xa0:
-			return '?'
 		}
 		return r
-	}, strings.TrimSpace(s))
+	}, strings.TrimSpace(s)))
 }

@@ -13,7 +13,7 @@ import (
 // A progress shows one line on a terminal: what is going on, bytes, rate and time
 // left. Where stderr is no terminal it shows nothing.
 type progress struct {
-	w     io.Writer // nil: quiet
+	w     *os.File // nil: quiet
 	what  string
 	start time.Time
 
@@ -26,7 +26,7 @@ type progress struct {
 
 func newProgress(stderr io.Writer, what string) *progress {
 	p := &progress{what: what, start: time.Now()}
-	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := terminal(stderr); ok {
 		p.w = f
 	}
 	return p
@@ -74,9 +74,10 @@ func (p *progress) show(force bool) {
 		line += fmt.Sprintf("  %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
 	}
 	if p.note != "" {
-		line += "  " + oneLine(p.note)
+		line += "  " + p.note
 	}
-	if width, _, err := term.GetSize(int(p.w.(*os.File).Fd())); err == nil && width > 1 && len(line) >= width {
+	line = oneLine(line)
+	if width, _, err := term.GetSize(int(p.w.Fd())); err == nil && width > 1 && len(line) >= width {
 		line = line[:width-1]
 	}
 	fmt.Fprintf(p.w, "\r\x1b[K%s", line)
