@@ -25,7 +25,10 @@ import (
 //
 // Several processes may use one folder at once. Reading changes nothing in it;
 // the first Put makes the folder ".tmp", where objects are written before they
-// get their names. Files that no key can name, and links, are not objects.
+// get their names. Objects are regular files in folders, and nothing else: links,
+// pipes, folders that cannot be read and names that no key can have are an
+// Obstacle, whatever they lead to or hold. Names that start with a dot are
+// nobody's.
 //
 // No key may go on where another ends ("a" and "a/b"): a file is no folder.
 type Folder struct {
@@ -149,9 +152,9 @@ func (f *Folder) Stat(ctx context.Context, key string) (Info, error) {
 	if err := f.check(ctx, key); err != nil {
 		return Info{}, err
 	}
-	info, err := f.root.Stat(key)
-	if err == nil && !info.Mode().IsRegular() {
-		err = notRegular(info)
+	info, err := f.look(key)
+	if err == nil && info.IsDir() {
+		err = errFolder
 	}
 	if err != nil {
 		return Info{}, fmt.Errorf("stat %s in %s: %w", key, f.dir, readError(err))
@@ -163,14 +166,21 @@ func (f *Folder) open(ctx context.Context, key string) (*os.File, fs.FileInfo, e
 	if err := f.check(ctx, key); err != nil {
 		return nil, nil, err
 	}
-	// A pipe that somebody planted must not make the open wait.
+	if info, err := f.look(key); err != nil {
+		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, readError(err))
+	} else if info.IsDir() {
+		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, errFolder)
+	}
+	// A pipe that somebody puts in its place meanwhile must not make the open wait.
 	file, err := f.root.OpenFile(key, os.O_RDONLY|openNonblock, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, readError(err))
+		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, readError(f.denied(key, err)))
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = notRegular(info)
+	if err == nil && info.IsDir() {
+		err = errFolder
+	} else if err == nil && !info.Mode().IsRegular() {
+		err = irregular(key, info.Mode())
 	}
 	if err != nil {
 		file.Close()
@@ -186,13 +196,67 @@ func (f *Folder) check(ctx context.Context, key string) error {
 	return CheckKey(key)
 }
 
-// notRegular is the error for what has the name of an object and is none. A
-// folder is where other objects are, so the object is absent.
-func notRegular(info fs.FileInfo) error {
-	if info.IsDir() {
-		return ErrNotExist
+// errFolder says that a folder stands at a key: it is where other objects are, so
+// the object is absent.
+var errFolder = fmt.Errorf("a folder stands there: %w", ErrNotExist)
+
+// look tells what stands at key: a regular file or a folder. It follows no link,
+// neither at key nor on the way there.
+func (f *Folder) look(key string) (fs.FileInfo, error) {
+	for i := range len(key) {
+		if key[i] != '/' {
+			continue
+		}
+		info, err := f.lstat(key[:i])
+		if err != nil {
+			return nil, err
+		}
+		if !info.IsDir() {
+			return nil, fmt.Errorf("%s is a file, and no folder: %w", key[:i], ErrNotExist)
+		}
 	}
-	return fmt.Errorf("it is no regular file but %s", info.Mode().Type())
+	return f.lstat(key)
+}
+
+// lstat is look for a key whose folders were looked at.
+func (f *Folder) lstat(key string) (fs.FileInfo, error) {
+	info, err := f.root.Lstat(key)
+	if err != nil {
+		return nil, f.denied(key, err)
+	}
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return nil, irregular(key, info.Mode())
+	}
+	return info, nil
+}
+
+// denied says whose the file or folder is that this user may not read, when err
+// is about that.
+func (f *Folder) denied(key string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	for at := key; ; at = path.Dir(at) {
+		info, lerr := f.root.Lstat(at)
+		if lerr != nil && at != "." {
+			continue // what denies it is above
+		}
+		what := "cannot be read by this user"
+		if lerr == nil {
+			if owner := ownerOf(info); owner != "" {
+				what += ": it belongs to " + owner
+			}
+			what += " (" + info.Mode().String() + ")"
+		}
+		what += ": run as its owner, or let this user read it (chmod)"
+		if at == "." {
+			return &Obstacle{Path: "the store's folder", What: what, Err: err}
+		}
+		if lerr == nil && info.IsDir() {
+			at += "/"
+		}
+		return &Obstacle{Path: at, What: what, Err: err}
+	}
 }
 
 // List walks the folders in the order of their keys.
@@ -203,6 +267,12 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			return
 		}
 		dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
+		if err := f.lookDir(dir); errors.Is(err, ErrNotExist) {
+			return
+		} else if err != nil {
+			yield(Info{}, fmt.Errorf("list %s in %s: %w", dir, f.dir, folderError(err)))
+			return
+		}
 		f.list(ctx, dir, prefix, yield)
 	}
 }
@@ -215,19 +285,40 @@ func checkPrefix(prefix string) error {
 	return CheckKey(strings.TrimSuffix(prefix, "/"))
 }
 
+// lookDir tells whether dir, which is empty or ends in a slash, is a folder.
+// Anything else in the place of one of the store's top folders is an Obstacle.
+func (f *Folder) lookDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	name := strings.TrimSuffix(dir, "/")
+	info, err := f.look(name)
+	switch {
+	case err != nil || info.IsDir():
+		return err
+	case !strings.Contains(name, "/"):
+		return &Obstacle{Path: name, What: "is a file where a folder should be: move it out of the store"}
+	}
+	return ErrNotExist
+}
+
 // list yields what is in dir, which is empty or ends in a slash. It returns
 // false when the walk is over.
 func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(Info, error) bool) bool {
 	if err := ctx.Err(); err != nil {
-		return yield(Info{}, err)
+		yield(Info{}, err)
+		return false
+	}
+	fail := func(key string, err error) bool {
+		goOn := yield(Info{}, fmt.Errorf("list %s in %s: %w", cmp.Or(key, "."), f.dir, folderError(err)))
+		return goOn && AsObstacle(err) != nil
 	}
 	entries, err := f.readDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), isNotDir(err):
 		return true // nothing there, or gone since
 	case err != nil:
-		yield(Info{}, fmt.Errorf("list %s in %s: %w", cmp.Or(dir, "."), f.dir, folderError(err)))
-		return false
+		return fail(dir, f.denied(cmp.Or(strings.TrimSuffix(dir, "/"), "."), err))
 	}
 	for _, e := range entries {
 		key := dir + e.Name()
@@ -237,30 +328,36 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(Info, 
 		if !strings.HasPrefix(key, prefix) && !(e.IsDir() && strings.HasPrefix(prefix, key)) {
 			continue
 		}
-		if e.IsDir() {
+		var info fs.FileInfo
+		switch {
+		case e.IsDir():
 			if !f.list(ctx, key, prefix, yield) {
 				return false
 			}
 			continue
+		case !e.Type().IsRegular():
+			err = irregular(key, e.Type())
+		case CheckKey(key) != nil:
+			err = misnamed(key)
+		default:
+			info, err = e.Info()
+			err = f.denied(key, err)
 		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted since
-		}
-		if err != nil {
-			yield(Info{}, fmt.Errorf("list %s in %s: %w", key, f.dir, folderError(err)))
-			return false
-		}
-		if !yield(Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // deleted since
+		case err != nil:
+			if !fail(key, err) {
+				return false
+			}
+		case !yield(Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil):
 			return false
 		}
 	}
 	return true
 }
 
-// readDir returns the folders and regular files of dir that a key can name, in
-// key order: a folder sorts as its name with the slash, after "a.b" and before
-// "a0".
+// readDir returns what is in dir, but for hidden names, in key order: a folder
+// sorts as its name with the slash, after "a.b" and before "a0".
 func (f *Folder) readDir(dir string) ([]fs.DirEntry, error) {
 	d, err := f.root.Open(cmp.Or(strings.TrimSuffix(dir, "/"), "."))
 	if err != nil {
@@ -271,9 +368,7 @@ func (f *Folder) readDir(dir string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
-		return !e.IsDir() && !e.Type().IsRegular() || CheckKey(dir+e.Name()) != nil
-	})
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return hidden(e.Name()) })
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int {
 		return cmp.Compare(sortName(a), sortName(b))
 	})
@@ -287,14 +382,21 @@ func sortName(e fs.DirEntry) string {
 	return e.Name()
 }
 
-// Delete removes the file, and the folders that it leaves empty. A power failure
+// Delete removes the file, or the link, and the folders that it leaves empty. A power failure
 // soon after may bring it back.
 func (f *Folder) Delete(ctx context.Context, key string) error {
 	if err := f.check(ctx, key); err != nil {
 		return err
 	}
-	if info, err := f.root.Lstat(key); err == nil && info.IsDir() {
-		return nil // where other objects are: the object is absent
+	info, err := f.look(key)
+	o := AsObstacle(err)
+	switch {
+	case err == nil && info.IsDir(), errors.Is(err, fs.ErrNotExist), isNotDir(err):
+		return nil // the object is absent
+	case o != nil && o.Path == key && o.Err == nil:
+		// A link or a pipe goes as a file does. What a link leads to stays.
+	case err != nil:
+		return fmt.Errorf("delete %s in %s: %w", key, f.dir, folderError(err))
 	}
 	switch err := f.root.Remove(key); {
 	case errors.Is(err, fs.ErrNotExist), isNotDir(err):

@@ -28,13 +28,13 @@ func (f *Folder) write(ctx context.Context, key string, r io.Reader, size int64,
 	if err := f.check(ctx, key); err != nil {
 		return err
 	}
-	info, err := f.root.Lstat(key)
+	info, err := f.look(key)
 	switch {
 	case err == nil && info.IsDir():
 		err = errors.New("it is a folder: no key may end where another goes on")
 	case err == nil:
 		err = ErrExist
-	default:
+	case AsObstacle(err) == nil:
 		err = f.putNew(ctx, key, r, size, sum)
 	}
 	if err == nil || errors.Is(err, ErrExist) {

@@ -51,8 +51,9 @@ type Store interface {
 	Stat(ctx context.Context, key string) (Info, error)
 
 	// List yields the objects whose keys start with prefix, in order of key. It
-	// stops at the first error, which it yields. What was put before List was
-	// called and not deleted is yielded.
+	// stops at the first error, which it yields, unless that is an Obstacle and
+	// the caller goes on. What was put before List was called and not deleted is
+	// yielded.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
 	// Delete removes an object; that it is not there is no error.
