@@ -59,15 +59,27 @@ func (a *Archive) Store() store.Store { return a.st }
 // is there and which nobody deleted. One that cannot be read or whose signature
 // does not fit is in the list too, with Err set.
 func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
-	ids, err := a.undeleted(ctx)
+	found, err := a.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.readAll(ctx, found.all())
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	all, err := a.readAll(ctx, ids)
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
+	living := all[:0]
+	for _, s := range all {
+		missing := errors.Is(s.Err, ErrNotFound)
+		if missing || s.Err == nil && found.odd[s.ID] != nil {
+			why := a.unread(ctx, found, s.ID)
+			if missing && (why == nil || errors.Is(s.Err, manifest.ErrVoid)) {
+				continue
+			}
+			s = &Snapshot{ID: s.ID, Manifest: s.Manifest, Raw: s.Raw, Sig: s.Sig, Key: s.Key, Err: why, st: s.st}
+		}
+		living = append(living, s)
 	}
-	return slices.DeleteFunc(all, func(s *Snapshot) bool { return errors.Is(s.Err, ErrNotFound) }), nil
+	return living, nil
 }
 
 // readAll reads the snapshots ids, in their order. Only the end of ctx is an
@@ -95,10 +107,13 @@ func (a *Archive) Load(ctx context.Context, id string) (*Snapshot, error) {
 	if err == nil {
 		return nil, fmt.Errorf("snapshot %s was deleted: %w", id, ErrNotFound)
 	}
-	if !errors.Is(err, store.ErrNotExist) {
+	if !absent(err) {
 		return nil, fmt.Errorf("load snapshot %s: %w", id, err)
 	}
 	s := a.read(ctx, id)
+	if errors.Is(s.Err, ErrNotFound) {
+		return nil, a.noSnapshot(ctx, id, s.Err)
+	}
 	if s.Err != nil {
 		return nil, s.Err
 	}

@@ -160,8 +160,17 @@ func (a *Archive) readCondemned(ctx context.Context) (uint64, error) {
 	known := c.read()
 	var numbers []uint64
 	for info, err := range a.st.List(ctx, manifest.CondemnedDir) {
+		if o := store.AsObstacle(err); o != nil && inside(o.Path, manifest.CondemnedDir) &&
+			(o.Name || litterIn(o.Path, manifest.CondemnedDir)) {
+			continue
+		}
 		if err != nil {
 			return 0, fmt.Errorf("list condemned lists: %w", err)
+		}
+		if at, _, folder := strings.Cut(strings.TrimPrefix(info.Key, manifest.CondemnedDir), "/"); folder {
+			if _, err := manifest.ParseCondemnedPath(manifest.CondemnedDir + at); err == nil {
+				return 0, fmt.Errorf("list condemned lists: %w: %s is a folder where a list should be", ErrDamaged, manifest.CondemnedDir+at)
+			}
 		}
 		if n, err := manifest.ParseCondemnedPath(info.Key); err == nil && n > known {
 			numbers = append(numbers, n)

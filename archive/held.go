@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -57,19 +58,15 @@ func (h *held) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if all.stray != "" {
-		return fmt.Errorf("%s is not where a snapshot can be: %w: move it out of the store", all.stray, ErrDamaged)
+	if len(all.strays) > 0 {
+		return fmt.Errorf("cannot tell what snapshots there are: %w: %w", ErrDamaged, all.strays[0].err)
 	}
-	for _, id := range all.headless {
-		// A session puts the signature before the manifest. Without a session
-		// somebody took the manifest away, or has yet to copy it.
-		o, err := h.a.Outcome(ctx, id)
-		if err != nil {
-			return err
+	for _, id := range all.all() {
+		if _, ok := slices.BinarySearch(all.ids, id); ok && all.odd[id] == nil {
+			continue
 		}
-		if o.State == Unknown {
-			return fmt.Errorf("cannot tell what snapshot %s holds: %w: there is a signature and no manifest: copy the manifest, or move the folder %s out of the store",
-				id, ErrDamaged, manifest.SnapshotsDir+id)
+		if err := h.a.unread(ctx, all, id); err != nil {
+			return fmt.Errorf("cannot tell what a snapshot holds: %w", err)
 		}
 	}
 	var ids []string

@@ -106,12 +106,18 @@ func (a *Archive) Intents(ctx context.Context) ([]Attempt, error) {
 // attempts is Intents; stray is a key among the intents that is none.
 func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, err error) {
 	for info, err := range a.st.List(ctx, manifest.IntentsDir) {
+		o := store.AsObstacle(err)
+		if o != nil && inside(o.Path, manifest.IntentsDir) && (o.Name || litterIn(o.Path, manifest.IntentsDir)) {
+			info.Key, err = o.Path, nil
+		}
 		if err != nil {
 			return nil, "", fmt.Errorf("list intents: %w", err)
 		}
 		id := strings.TrimPrefix(info.Key, manifest.IntentsDir)
 		if manifest.CheckID(id) != nil {
-			stray = info.Key
+			if !litterIn(info.Key, manifest.IntentsDir) {
+				stray = info.Key
+			}
 			continue
 		}
 		all = append(all, Attempt{Intent: Intent{ID: id, Created: info.Modified}})
@@ -120,7 +126,7 @@ func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, er
 	err = a.each(ctx, len(all), func(ctx context.Context, i int) error {
 		t := &all[i]
 		b, err := store.ReadAll(ctx, a.st, manifest.IntentPath(t.ID), maxIntent)
-		if errors.Is(err, store.ErrNotExist) {
+		if absent(err) {
 			return nil // taken away since, so the session has ended
 		}
 		if err != nil {

@@ -3,7 +3,6 @@ package archive
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"pcapsule/manifest"
@@ -136,7 +135,7 @@ func (a *Archive) Outcome(ctx context.Context, id string) (Outcome, error) {
 // outcome is Outcome for a session whose intent was there, or not, before.
 func (a *Archive) outcome(ctx context.Context, id string, intent bool) (Outcome, error) {
 	v, err := a.verdict(ctx, id)
-	none := errors.Is(err, store.ErrNotExist)
+	none := absent(err)
 	if err != nil && !none {
 		return Outcome{}, err
 	}
@@ -206,7 +205,7 @@ func (a *Archive) deleted(ctx context.Context, id string) (bool, error) {
 
 func (a *Archive) exists(ctx context.Context, key string) (bool, error) {
 	_, err := a.st.Stat(ctx, key)
-	if errors.Is(err, store.ErrNotExist) {
+	if absent(err) {
 		return false, nil
 	}
 	return err == nil, err

@@ -45,7 +45,7 @@ func (s *Snapshot) load(ctx context.Context) error {
 
 func (s *Snapshot) loadManifest(ctx context.Context) (err error) {
 	s.Raw, err = store.ReadAll(ctx, s.st, manifest.ManifestPath(s.ID), manifest.MaxManifest)
-	if errors.Is(err, store.ErrNotExist) {
+	if absent(err) {
 		return ErrNotFound
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 // SweepOptions say how to sweep.
@@ -127,6 +128,9 @@ func (s *sweep) scan(ctx context.Context) error {
 	}
 	for _, kind := range []string{manifest.KindChunk, manifest.KindInventory} {
 		for info, err := range s.a.st.List(ctx, kind+"/") {
+			if o := store.AsObstacle(err); o != nil && inside(o.Path, kind+"/") && (o.Name || litterIn(o.Path, kind+"/")) {
+				continue // not ours
+			}
 			if err != nil {
 				return fmt.Errorf("list %s: %w", kind, err)
 			}
@@ -273,19 +277,22 @@ func (s *sweep) tidy(ctx context.Context) error {
 			keys = append(keys, manifest.IntentPath(t.ID))
 		}
 	}
-	dead, err := s.a.tombstones(ctx)
-	if err != nil {
-		return err
+	found := newSurvey()
+	if err := found.tombstones(ctx, s.a.st); err != nil {
+		return fmt.Errorf("list tombstones: %w", err)
 	}
 	for info, err := range s.a.st.List(ctx, manifest.SnapshotsDir) {
+		if o := store.AsObstacle(err); o != nil {
+			info.Key, err = o.Path, nil // a link among the companions, as a rule: it goes with them
+		}
 		if err != nil {
 			return fmt.Errorf("list snapshots: %w", err)
 		}
-		id, _, err := manifest.ParseSnapshotPath(info.Key)
-		if err != nil {
+		id, _, ok := manifest.SplitSnapshotPath(info.Key)
+		if !ok || store.CheckKey(info.Key) != nil {
 			continue
 		}
-		if dead[id] || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
+		if _, dead := found.dead[id]; dead || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
 			keys = append(keys, info.Key)
 		}
 	}

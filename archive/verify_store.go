@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,50 +11,57 @@ import (
 	"pcapsule/store"
 )
 
-// survey lists the living snapshots, and checks what the store holds beside
-// them: void markers, tombstones, intents and condemned lists.
+// survey lists the snapshots that there are, and checks what the store holds
+// beside them: void markers, tombstones, intents and condemned lists.
 func (v *verifier) survey(ctx context.Context) (ids []string, err error) {
-	folders := map[string]bool{} // by id: whether a manifest or a void marker is there
-	for info, err := range v.a.st.List(ctx, manifest.SnapshotsDir) {
-		if err != nil {
-			return nil, err
-		}
-		id, _, err := manifest.ParseSnapshotPath(info.Key)
-		if err != nil {
-			v.note("", info.Key, "it is no part of an archive")
-			continue
-		}
-		folders[id] = folders[id] || info.Key == manifest.ManifestPath(id)
-	}
-	intents, err := v.intents(ctx)
+	found, err := v.a.survey(ctx)
 	if err != nil {
+		return nil, err
+	}
+	for _, s := range found.strays {
+		if v.blind = true; store.AsObstacle(s.err) == nil && strings.HasPrefix(s.path, manifest.SnapshotsDir) {
+			v.note("", s.path, "it is where no manifest can be, so no reader finds it, and no sweep deletes anything: move it out of the store")
+		} else {
+			v.problem("", s.path, "%v", s.err)
+		}
+	}
+	for _, path := range found.foreign {
+		if strings.HasPrefix(path, manifest.DeletedDir) {
+			v.problem("", path, "it is no tombstone; move it away")
+		} else {
+			v.note("", path, "it is no part of an archive")
+		}
+	}
+	if err := v.intents(ctx); err != nil {
 		return nil, err
 	}
 	if err := v.condemnedLists(ctx); err != nil {
 		return nil, err
 	}
-	dead, err := v.tombstones(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for id, committed := range folders {
-		if dead[id] {
+	ids = found.ids
+	for _, id := range found.all() {
+		_, there := slices.BinarySearch(found.ids, id)
+		if there && found.odd[id] == nil {
 			continue
 		}
-		if !committed {
-			// The session may have ended well since the folders were listed.
-			if committed, err = v.a.exists(ctx, manifest.ManifestPath(id)); err != nil {
-				return nil, err
-			}
+		why := v.a.unread(ctx, found, id)
+		if found.odd[id] != nil {
+			why = found.odd[id]
 		}
 		switch {
-		case committed:
-			ids = append(ids, id)
-		case intents[id]:
-			v.note("", manifest.SnapshotsDir+id, "a session is making this snapshot, or died over it")
-		default:
-			v.problem(id, manifest.ManifestPath(id), "missing, though there is its signature or its key; %s", doCopy)
+		case why != nil:
 			v.blind = true
+			v.problem(id, manifest.ManifestPath(id), "%v", why)
+		case !there:
+			// The session may have ended well since the folders were listed.
+			if there, err = v.a.exists(ctx, manifest.ManifestPath(id)); err != nil {
+				return nil, err
+			}
+			if there {
+				ids = append(ids, id)
+			} else {
+				v.note("", manifest.SnapshotsDir+id, "a session is making this snapshot, or died over it")
+			}
 		}
 	}
 	slices.Sort(ids)
@@ -85,63 +91,53 @@ func (v *verifier) dropVoid(ctx context.Context, ids []string) ([]string, error)
 	return living, nil
 }
 
-func (v *verifier) intents(ctx context.Context) (map[string]bool, error) {
-	ids := map[string]bool{}
-	for info, err := range v.a.st.List(ctx, manifest.IntentsDir) {
-		if err != nil {
-			return nil, err
-		}
-		id := strings.TrimPrefix(info.Key, manifest.IntentsDir)
+func (v *verifier) intents(ctx context.Context) error {
+	return v.each(ctx, manifest.IntentsDir, func(key string) {
+		id := strings.TrimPrefix(key, manifest.IntentsDir)
 		if err := manifest.CheckID(id); err != nil {
-			v.problem("", info.Key, "%v; move it away", err)
-			continue
+			v.problem("", key, "%v; move it away", err)
+			return
 		}
-		ids[id] = true
-		b, err := store.ReadAll(ctx, v.a.st, info.Key, maxIntent)
-		if errors.Is(err, store.ErrNotExist) {
-			continue // the session ended
+		b, err := store.ReadAll(ctx, v.a.st, key, maxIntent)
+		if absent(err) {
+			return // the session ended
 		}
 		if err != nil {
-			v.unreadable("", info.Key, err)
+			v.unreadable("", key, err)
 		} else if decodeIntent(b, id, time.Time{}).Name == "" {
-			v.problem("", info.Key, "it cannot be read; a sweep will end its session")
+			v.problem("", key, "it cannot be read; a sweep will end its session")
 		}
-	}
-	return ids, nil
-}
-
-func (v *verifier) tombstones(ctx context.Context) (map[string]bool, error) {
-	ids := map[string]bool{}
-	for info, err := range v.a.st.List(ctx, manifest.DeletedDir) {
-		if err != nil {
-			return nil, err
-		}
-		id := strings.TrimPrefix(info.Key, manifest.DeletedDir)
-		if err := manifest.CheckID(id); err != nil {
-			v.problem("", info.Key, "%v; move it away", err)
-			continue
-		}
-		ids[id] = true // whatever it holds: that it is there deletes the snapshot
-	}
-	return ids, nil
+	})
 }
 
 func (v *verifier) condemnedLists(ctx context.Context) error {
-	for info, err := range v.a.st.List(ctx, manifest.CondemnedDir) {
+	return v.each(ctx, manifest.CondemnedDir, func(key string) {
+		n, err := manifest.ParseCondemnedPath(key)
 		if err != nil {
-			return err
+			v.problem("", key, "%v; move it away", err)
+			return
 		}
-		n, err := manifest.ParseCondemnedPath(info.Key)
-		if err != nil {
-			v.problem("", info.Key, "%v; move it away", err)
-			continue
-		}
-		b, err := store.ReadAll(ctx, v.a.st, info.Key, maxCondemnedSize)
+		b, err := store.ReadAll(ctx, v.a.st, key, maxCondemnedSize)
 		if err == nil {
 			_, err = decodeCondemned(b, n)
 		}
 		if err != nil {
-			v.unreadable("", info.Key, err)
+			v.unreadable("", key, err)
+		}
+	})
+}
+
+// each calls f for the objects below dir. Obstacles are problems.
+func (v *verifier) each(ctx context.Context, dir string, f func(key string)) error {
+	for info, err := range v.a.st.List(ctx, dir) {
+		switch o := store.AsObstacle(err); {
+		case o != nil && litterIn(o.Path, dir), err == nil && litterIn(info.Key, dir):
+		case o != nil:
+			v.problem("", o.Path, "%s", o.What)
+		case err != nil:
+			return err
+		default:
+			f(info.Key)
 		}
 	}
 	return nil
@@ -152,6 +148,10 @@ func (v *verifier) leftovers(ctx context.Context) error {
 	var foreign, unheld, size int64
 	var example, unheldExample string
 	for info, err := range v.a.st.List(ctx, "") {
+		if o := store.AsObstacle(err); o != nil {
+			v.obstacle(o)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -178,6 +178,20 @@ func (v *verifier) leftovers(ctx context.Context) error {
 		v.note("", unheldExample, "%s (%d bytes in all) held by no snapshot; sessions may need it, else a sweep deletes it", oneOf(unheld), size)
 	}
 	return nil
+}
+
+// obstacle notes what is no object and not where snapshots are decided: survey,
+// intents and condemnedLists saw that. Beside an archive anything may lie.
+func (v *verifier) obstacle(o *store.Obstacle) {
+	dir, name, below := strings.Cut(o.Path, "/")
+	switch {
+	case dir != manifest.KindChunk && dir != manifest.KindInventory:
+	case below && name != "" && litterIn(o.Path, dir+"/"):
+	case o.Name:
+		v.note("", o.Path, "it is no part of an archive")
+	default:
+		v.problem("", o.Path, "%s", o.What)
+	}
 }
 
 func oneOf(n int64) string {

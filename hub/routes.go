@@ -260,7 +260,7 @@ func (h *Hub) readyz(w http.ResponseWriter, r *http.Request) error {
 		return unavailable("the hub is starting")
 	}
 	for _, err := range h.cfg.Store.List(r.Context(), manifest.IntentsDir) {
-		if err != nil && !errors.Is(err, store.ErrNoList) {
+		if err != nil && !errors.Is(err, store.ErrNoList) && store.AsObstacle(err) == nil {
 			return unavailable("the store does not answer: %v", err)
 		}
 		break

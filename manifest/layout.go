@@ -16,6 +16,9 @@ const (
 	CondemnedDir = "gc/"
 )
 
+// StorePath is the key of what a store asks of those who write to it.
+const StorePath = "store.json"
+
 // The objects of a snapshot, below SnapshotsDir and its id.
 const (
 	manifestFile  = "manifest.json"
@@ -51,19 +54,31 @@ func ParseCondemnedPath(key string) (uint64, error) {
 	return n, nil
 }
 
-// ParseSnapshotPath splits the key of a snapshot's object into id and file name.
-// Other keys below SnapshotsDir are an error.
+// ParseSnapshotPath splits the key of one of a snapshot's three objects into id
+// and file name. Other keys below SnapshotsDir are an error.
 func ParseSnapshotPath(key string) (id, file string, err error) {
-	rest, ok := strings.CutPrefix(key, SnapshotsDir)
-	id, file, found := strings.Cut(rest, "/")
-	if !ok || !found || CheckID(id) != nil {
+	id, file, ok := SplitSnapshotPath(key)
+	if !ok || !OfSnapshot(file) {
 		return "", "", fmt.Errorf("key %.200q is not that of a snapshot's object", key)
 	}
-	switch file {
-	case manifestFile, signatureFile, signersFile:
-		return id, file, nil
+	return id, file, nil
+}
+
+// SplitSnapshotPath splits a key below the folder of a snapshot into id and the
+// rest: the name of one of its three objects, or of a companion.
+func SplitSnapshotPath(key string) (id, rest string, ok bool) {
+	below, ok := strings.CutPrefix(key, SnapshotsDir)
+	if !ok {
+		return "", "", false
 	}
-	return "", "", fmt.Errorf("key %.200q is not that of a snapshot's object", key)
+	id, rest, ok = strings.Cut(below, "/")
+	return id, rest, ok && rest != "" && CheckID(id) == nil
+}
+
+// OfSnapshot tells whether file is one of the three objects that make a snapshot,
+// and no companion.
+func OfSnapshot(file string) bool {
+	return file == manifestFile || file == signatureFile || file == signersFile
 }
 
 // Kinds of content-addressed objects: the first part of their keys.

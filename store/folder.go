@@ -154,7 +154,7 @@ func (f *Folder) Stat(ctx context.Context, key string) (Info, error) {
 	}
 	info, err := f.look(key)
 	if err == nil && info.IsDir() {
-		err = errFolder
+		err = folderFor(key)
 	}
 	if err != nil {
 		return Info{}, fmt.Errorf("stat %s in %s: %w", key, f.dir, readError(err))
@@ -169,7 +169,7 @@ func (f *Folder) open(ctx context.Context, key string) (*os.File, fs.FileInfo, e
 	if info, err := f.look(key); err != nil {
 		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, readError(err))
 	} else if info.IsDir() {
-		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, errFolder)
+		return nil, nil, fmt.Errorf("open %s in %s: %w", key, f.dir, folderFor(key))
 	}
 	// A pipe that somebody puts in its place meanwhile must not make the open wait.
 	file, err := f.root.OpenFile(key, os.O_RDONLY|openNonblock, 0)
@@ -178,7 +178,7 @@ func (f *Folder) open(ctx context.Context, key string) (*os.File, fs.FileInfo, e
 	}
 	info, err := file.Stat()
 	if err == nil && info.IsDir() {
-		err = errFolder
+		err = folderFor(key)
 	} else if err == nil && !info.Mode().IsRegular() {
 		err = irregular(key, info.Mode())
 	}
@@ -196,10 +196,6 @@ func (f *Folder) check(ctx context.Context, key string) error {
 	return CheckKey(key)
 }
 
-// errFolder says that a folder stands at a key: it is where other objects are, so
-// the object is absent.
-var errFolder = fmt.Errorf("a folder stands there: %w", ErrNotExist)
-
 // look tells what stands at key: a regular file or a folder. It follows no link,
 // neither at key nor on the way there.
 func (f *Folder) look(key string) (fs.FileInfo, error) {
@@ -212,7 +208,7 @@ func (f *Folder) look(key string) (fs.FileInfo, error) {
 			return nil, err
 		}
 		if !info.IsDir() {
-			return nil, fmt.Errorf("%s is a file, and no folder: %w", key[:i], ErrNotExist)
+			return nil, fileFor(key[:i], ErrNotExist)
 		}
 	}
 	return f.lstat(key)
@@ -297,7 +293,7 @@ func (f *Folder) lookDir(dir string) error {
 	case err != nil || info.IsDir():
 		return err
 	case !strings.Contains(name, "/"):
-		return &Obstacle{Path: name, What: "is a file where a folder should be: move it out of the store"}
+		return fileFor(name, nil)
 	}
 	return ErrNotExist
 }

@@ -51,6 +51,17 @@ func irregular(path string, mode fs.FileMode) *Obstacle {
 	return &Obstacle{Path: path, What: fmt.Sprintf("is no regular file (%s): move it out of the store", mode.Type())}
 }
 
+// folderFor is the obstacle that a folder is in the place of an object. The object
+// is absent, too: a folder is where other objects are.
+func folderFor(key string) *Obstacle {
+	return &Obstacle{Path: key + "/", What: "is a folder where an object should be", Err: ErrNotExist}
+}
+
+// fileFor is the obstacle that a file is in the place of a folder.
+func fileFor(path string, err error) *Obstacle {
+	return &Obstacle{Path: path, What: "is a file where a folder should be: move it out of the store", Err: err}
+}
+
 // misnamed is the obstacle that a file is whose name no key can have.
 func misnamed(path string) *Obstacle {
 	return &Obstacle{Path: path, What: "has a name that no object can have", Name: true}

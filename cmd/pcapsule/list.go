@@ -50,7 +50,11 @@ func list(c *cli.Context) error {
 	}
 	for _, s := range snaps {
 		if s.Status == api.Damaged {
-			return &codeError{exitVerification, fmt.Errorf("snapshot %s is damaged: `pcapsule verify` says all that is wrong", s.ID)}
+			why := "it is damaged"
+			if len(s.Reasons) > 0 {
+				why = oneLine(strings.TrimPrefix(s.Reasons[0], "snapshot "+s.ID+": "))
+			}
+			return &codeError{exitVerification, fmt.Errorf("snapshot %s: %s: `pcapsule verify` says all that is wrong", s.ID, why)}
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
 	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES"}}
 	for _, s := range list {
 		rows = append(rows, []string{
-			s.Name, size(s.Size), humanize.Comma(int64(s.Records)), stamp(s.Start), stamp(s.End), s.Status, stamp(s.Created),
+			cmp.Or(s.Name, s.ID), size(s.Size), humanize.Comma(int64(s.Records)), stamp(s.Start), stamp(s.End), s.Status, stamp(s.Created),
 			strings.Join(s.Nodes, ","),
 		})
 	}

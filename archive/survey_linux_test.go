@@ -1,0 +1,192 @@
+package archive
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"pcapsule/manifest"
+	"pcapsule/store"
+)
+
+// folderArchive is an archive in a folder with snapshot 1, which lives, and what
+// is left of snapshot 0 for a sweep.
+func folderArchive(t *testing.T) (dir string, a *Archive) {
+	t.Helper()
+	dir = t.TempDir()
+	f, err := store.NewFolder(dir, store.FolderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	a = New(f)
+	putSnapshot(t, a, 0, "old", snapshotOptions{})
+	putSnapshot(t, a, 1, "new", snapshotOptions{})
+	if err := a.Delete(t.Context(), testID(0), "test"); err != nil {
+		t.Fatal(err)
+	}
+	return dir, a
+}
+
+// paths lists files and links below dir, but for those that no object can be.
+func paths(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			all = append(all, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestSurveyAgrees puts something that is no object where the existence of
+// snapshots is decided, and asks every command what there is: each names it, none
+// says that there is nothing, and a sweep deletes nothing.
+func TestSurveyAgrees(t *testing.T) {
+	id := testID(1)
+	snapshot, other := "snapshots/"+id, t.TempDir()
+	move := func(from, to string) func(string) error {
+		return func(dir string) error { return os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)) }
+	}
+	link := func(to, at string) func(string) error {
+		return func(dir string) error { return os.Symlink(strings.ReplaceAll(to, "DIR", dir), filepath.Join(dir, at)) }
+	}
+	gone := func(at string) func(string) error {
+		return func(dir string) error { return os.RemoveAll(filepath.Join(dir, at)) }
+	}
+	file := func(at string) func(string) error {
+		return func(dir string) error { return os.WriteFile(filepath.Join(dir, at), []byte("?"), 0o600) }
+	}
+	folder := func(at string) func(string) error {
+		return func(dir string) error { return os.MkdirAll(filepath.Join(dir, at), 0o700) }
+	}
+	type steps []func(dir string) error
+	for _, c := range []struct {
+		name  string
+		do    steps
+		lives bool // snapshot 1 is there, and whole, for all who read
+		lists bool // List answers
+		loads bool // Load fails otherwise than by ErrNotFound, where it does not live
+		clean bool // Verify finds no problem
+	}{
+		{"manifest behind a link inside", steps{move(snapshot+"/manifest.json", "m"), link("../../m", snapshot+"/manifest.json")}, false, true, true, false},
+		{"manifest behind an absolute link", steps{move(snapshot+"/manifest.json", "m"), link("DIR/m", snapshot+"/manifest.json")}, false, true, true, false},
+		{"dangling link for a manifest", steps{gone(snapshot + "/manifest.json"), link("nowhere", snapshot+"/manifest.json")}, false, true, true, false},
+		{"link loop for a manifest", steps{gone(snapshot + "/manifest.json"), link("manifest.json", snapshot+"/manifest.json")}, false, true, true, false},
+		{"pipe for a manifest", steps{gone(snapshot + "/manifest.json"), func(dir string) error { return unix.Mkfifo(filepath.Join(dir, snapshot, "manifest.json"), 0o600) }}, false, true, true, false},
+		{"empty folder for a manifest", steps{gone(snapshot + "/manifest.json"), folder(snapshot + "/manifest.json")}, false, true, true, false},
+		{"folder for a manifest", steps{move(snapshot+"/manifest.json", "m"), folder(snapshot + "/manifest.json"), move("m", snapshot+"/manifest.json/manifest.json")}, false, true, true, false},
+		{"manifest in capitals", steps{move(snapshot+"/manifest.json", snapshot+"/MANIFEST.JSON")}, false, true, true, false},
+		{"manifest gone", steps{gone(snapshot + "/manifest.json")}, false, true, true, false},
+		{"snapshot behind a link inside", steps{move(snapshot, "s"), link("../s", snapshot)}, false, true, true, false},
+		{"snapshot behind a link outside", steps{gone(snapshot), link(other, snapshot)}, false, true, true, false},
+		{"file for a snapshot", steps{gone(snapshot), file(snapshot)}, false, true, true, false},
+		{"all snapshots behind a link", steps{move("snapshots", "s"), link("s", "snapshots")}, false, false, true, false},
+		{"file for all snapshots", steps{gone("snapshots"), file("snapshots")}, false, false, true, false},
+		{"link for a tombstone", steps{link("nowhere", "deleted/"+id)}, false, true, true, false},
+		{"folder for a tombstone", steps{folder("deleted/" + id), file("deleted/" + id + "/x")}, false, true, true, false},
+		{"inventories behind a link", steps{move("inventories", "i"), link("i", "inventories")}, true, true, true, false},
+		{"chunks on another disk", steps{move("chunks", "c"), link("c", "chunks")}, true, true, true, false},
+		{"chunks in part behind a link", steps{folder("c"), link("../c", "chunks/c0")}, true, true, true, false},
+		{"link for an intent", steps{folder("intents"), link("nowhere", "intents/"+testID(5))}, true, true, true, false},
+		{"folder for an intent", steps{folder("intents/" + testID(5)), file("intents/" + testID(5) + "/x")}, true, true, true, false},
+		{"copy of an intent", steps{folder("intents"), file("intents/" + testID(5) + " (copy)")}, true, true, true, false},
+		{"link for a condemned list", steps{folder("gc"), link("nowhere", manifest.CondemnedPath(1))}, true, true, true, false},
+		{"folder for a condemned list", steps{folder(manifest.CondemnedPath(1)), file(manifest.CondemnedPath(1) + "/x")}, true, true, true, false},
+		{"snapshot under a name that no key can have", steps{folder("snapshots/" + testID(5) + " (copy)"), file("snapshots/" + testID(5) + " (copy)/manifest.json")}, true, true, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, a := folderArchive(t)
+			for _, do := range c.do {
+				if err := do(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := paths(t, dir)
+			a = New(a.Store())
+			list, err := a.List(t.Context())
+			switch {
+			case (err == nil) != c.lists:
+				t.Errorf("List: %v", err)
+			case err == nil && (len(list) != 1 || list[0].ID != id || (list[0].Err == nil) != c.lives):
+				t.Errorf("List: %+v", list)
+			}
+			_, err = New(a.Store()).Load(t.Context(), id)
+			if (err == nil) != c.lives || c.lists && errors.Is(err, ErrNotFound) {
+				t.Errorf("Load: %v", err)
+			}
+			r, err := New(a.Store()).Verify(t.Context(), VerifyOptions{Trust: testTrust()})
+			if clean := err == nil && r.OK(); clean != c.clean {
+				t.Errorf("Verify: %+v, %v", r, err)
+			}
+			report, err := New(a.Store()).Sweep(t.Context(), at(epoch))
+			if err == nil || report.Deleted != 0 {
+				t.Errorf("Sweep: %+v, %v", report, err)
+			}
+			t.Log(err)
+			if diff := cmp.Diff(before, paths(t, dir)); diff != "" {
+				t.Errorf("something has changed: %s", diff)
+			}
+		})
+	}
+}
+
+// TestSurveyOverlooks puts what desktops, file systems, editors and copying
+// programs leave, and companions: none of it is in anybody's way, and companions
+// go with their snapshot.
+func TestSurveyOverlooks(t *testing.T) {
+	dir, a := folderArchive(t)
+	in := func(id string) string { return "snapshots/" + id + "/" }
+	companions := []string{"notes.txt", "index/a/b.parquet", "manifest.json.bak", "desktop.ini", "x.partial"}
+	var litter []string
+	for _, at := range []string{"", "snapshots/", in(testID(1)), "deleted/", "intents/", "gc/", "chunks/", "inventories/"} {
+		litter = append(litter, at+".DS_Store", at+".snapshot/manifest.json", at+"@eaDir/x@SynoEAStream", at+"Thumbs.db", at+"desktop.ini", at+"lost+found/x")
+	}
+	litter = append(litter, in(testID(1))+"manifest.json~", in(testID(1))+"#manifest.json#", "snapshots/"+testID(1)+".tar", "README.txt")
+	for _, c := range companions {
+		litter = append(litter, in(testID(0))+c, in(testID(1))+c)
+	}
+	for _, path := range litter {
+		at := filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, []byte("?"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("nowhere", filepath.Join(dir, in(testID(0)), "link")); err != nil {
+		t.Fatal(err)
+	}
+	a = New(a.Store())
+	if list, err := a.List(t.Context()); err != nil || len(list) != 1 || list[0].Err != nil {
+		t.Errorf("List: %+v, %v", list, err)
+	}
+	if r, err := a.Verify(t.Context(), VerifyOptions{Trust: testTrust()}); err != nil || !r.OK() {
+		t.Errorf("Verify: %+v, %v", r, err)
+	} else {
+		for _, n := range r.Notes {
+			if strings.HasPrefix(n.Object, in(testID(1))) {
+				t.Errorf("Verify notes %v", n)
+			}
+		}
+	}
+	if report, err := a.Sweep(t.Context(), at(epoch)); err != nil || report.Deleted == 0 {
+		t.Errorf("Sweep: %+v, %v", report, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, in(testID(0)))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of the deleted snapshot is left: %v, %v", left, err)
+	}
+	for _, path := range litter {
+		if _, err := os.Lstat(filepath.Join(dir, path)); err != nil && !strings.HasPrefix(path, in(testID(0))) {
+			t.Errorf("swept: %v", err)
+		}
+	}
+}
