@@ -35,7 +35,8 @@ const parallel = 16
 // An Archive is the snapshots of one store. Its methods may be called
 // concurrently.
 type Archive struct {
-	st store.Store
+	st    store.Store
+	trust *manifest.Trust // that snapshots are held against; nil where nobody asks
 
 	mu     sync.Mutex
 	cache  map[string]*Snapshot // whole ones by id; they never change
@@ -163,17 +164,23 @@ func (a *Archive) named(ctx context.Context, name string) (*Snapshot, error) {
 		return nil, err
 	}
 	var ids []string
-	var found *Snapshot
+	var found, trusted []*Snapshot
 	for _, s := range all {
-		if s.Name() == name {
-			ids, found = append(ids, s.ID), s
+		if s.Name() != name {
+			continue
+		}
+		ids, found = append(ids, s.ID), append(found, s)
+		if s.Err == nil && s.Untrusted == nil {
+			trusted = append(trusted, s)
 		}
 	}
-	switch len(ids) {
-	case 0:
+	switch {
+	case len(ids) == 0:
 		return nil, notFound(name, all)
-	case 1:
-		return found, nil
+	case len(ids) == 1:
+		return found[0], nil
+	case a.trust != nil && len(trusted) == 1: // a stranger takes no name
+		return trusted[0], nil
 	}
 	return nil, fmt.Errorf("%q is the name of %s: give the id: %w", name, strings.Join(ids, " and "), ErrAmbiguous)
 }
@@ -218,6 +225,7 @@ func (a *Archive) read(ctx context.Context, id string) *Snapshot {
 	if s.Err = s.load(ctx); s.Err != nil {
 		return s
 	}
+	a.hold(s)
 	a.keep(s)
 	return s
 }

@@ -37,6 +37,9 @@ func (a *Archive) checkName(ctx context.Context, name, id string) error {
 	}
 	for i, v := range verdicts {
 		if ids[i] != id && !v.void && v.name == name {
+			if a.trust != nil && a.read(ctx, ids[i]).Untrusted != nil {
+				continue // a stranger takes no name
+			}
 			return fmt.Errorf("%q: %w by snapshot %s: choose another, or delete that one", name, ErrNameTaken, ids[i])
 		}
 	}

@@ -20,6 +20,10 @@ type Snapshot struct {
 	Key      manifest.PublicKey // that made Sig; the zero key when Sig does not fit
 	Err      error              // why this snapshot cannot be used, or nil
 
+	// Of an Archive that was told whom to trust (Trusting):
+	Whose     string          // Key is, where the trust says that
+	Untrusted *UntrustedError // Key is not trusted; nil when it is
+
 	st store.Store
 }
 

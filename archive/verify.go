@@ -17,7 +17,7 @@ import (
 // VerifyOptions say what Verify looks at.
 type VerifyOptions struct {
 	IDs   []string        // snapshots; all of the store when empty, which then has to be one that can list
-	Trust *manifest.Trust // keys to trust; none when nil
+	Trust *manifest.Trust // keys to trust; when nil, those that the Archive was told of, or none
 
 	// Progress, unless nil, is called with the bytes checked and those to check,
 	// never twice at once.
@@ -56,8 +56,9 @@ type SnapshotReport struct {
 	Name      string `json:"name,omitempty"` // empty when the manifest cannot be read
 	Status    string `json:"status,omitempty"`
 	Signature string `json:"signature"`
-	Key       string `json:"key,omitempty"`   // fingerprint of the key that signed
-	Trust     string `json:"trust,omitempty"` // why the key is not trusted
+	Key       string `json:"key,omitempty"`    // fingerprint of the key that signed
+	KeyOf     string `json:"key_of,omitempty"` // whose it is, where the trust says that
+	Trust     string `json:"trust,omitempty"`  // why the key is not trusted
 	Chunks    int64  `json:"chunks"`
 	Size      int64  `json:"size"` // stored bytes of its chunks
 	Problems  int    `json:"problems"`
@@ -206,15 +207,12 @@ func (v *verifier) signature(ctx context.Context, s *Snapshot, r *SnapshotReport
 	switch {
 	case err == nil:
 		r.Key, r.Signature = s.Key.Fingerprint(), SignatureTrusted
-		trust := v.opt.Trust
-		if trust == nil {
-			trust = new(manifest.Trust)
-		}
+		trust := cmp.Or(v.opt.Trust, v.a.trust, new(manifest.Trust))
 		at, _ := manifest.IDTime(s.ID)
 		if s.Manifest != nil {
 			at = s.Manifest.Created.Time()
 		}
-		if err := trust.Check(s.Key, at); err != nil {
+		if r.KeyOf, err = trust.Whose(s.Key, at); err != nil {
 			r.Signature, r.Trust = SignatureUntrusted, err.Error()
 		}
 	case errors.Is(err, store.ErrNotExist):

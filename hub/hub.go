@@ -35,6 +35,7 @@ import (
 type Config struct {
 	Store   store.Store
 	Signer  *manifest.Signer // of the manifests; also tells a hub which sessions its predecessor left
+	Trust   *manifest.Trust  // whose snapshots it serves beside its own; its predecessors' first of all
 	Version string           // of this program
 	Logger  *slog.Logger
 	Now     func() time.Time // time.Now when nil
@@ -78,7 +79,9 @@ type Hub struct {
 	metrics  *metrics
 	refusals refusals
 	owner    string // of this process's intents: ownerKey and a random number
-	began    time.Time
+
+	signers, signersSig string // what api.Hub has of them
+	began               time.Time
 
 	turns    chan struct{} // a place for each agent's request that may be asking the store
 	ready    chan struct{} // closed when predecessors' sessions are taken over
@@ -124,12 +127,16 @@ func New(cfg Config) (*Hub, error) {
 			*d.d = d.fallback
 		}
 	}
+	trust, signers, signersSig, err := servedKeys(cfg)
+	if err != nil {
+		return nil, err
+	}
 	var nonce [8]byte
 	rand.Read(nonce[:])
 	h := &Hub{
 		cfg:      cfg,
 		log:      cfg.Logger,
-		archive:  archive.New(cfg.Store),
+		archive:  archive.New(cfg.Store).Trusting(trust),
 		began:    cfg.Now(),
 		turns:    make(chan struct{}, storeTurns),
 		ready:    make(chan struct{}),
@@ -137,10 +144,32 @@ func New(cfg Config) (*Hub, error) {
 		nodes:    map[string]*node{},
 		arrived:  make(chan struct{}),
 		sessions: map[string]*session{},
+
+		signers: signers, signersSig: signersSig,
 	}
 	h.owner = h.ownerKey() + "/" + hex.EncodeToString(nonce[:])
 	h.metrics = newMetrics(h)
 	return h, nil
+}
+
+// servedKeys are the hub's own key and those that it was told to trust; of the
+// latter also what it says of them to clients.
+func servedKeys(cfg Config) (trust *manifest.Trust, signers, sig string, err error) {
+	trust = new(manifest.Trust)
+	own := cfg.Signer.Public()
+	trust.Add(own)
+	if cfg.Trust == nil {
+		return trust, "", "", nil
+	}
+	trust.Join(cfg.Trust)
+	for _, line := range cfg.Trust.Lines() {
+		signers += line + "\n"
+	}
+	if signers == "" {
+		return trust, "", "", nil
+	}
+	b, err := cfg.Signer.Sign([]byte(signers))
+	return trust, signers, string(b), err
 }
 
 // ownerKey is how the intents of all hubs with this key begin.

@@ -38,6 +38,7 @@ func (h *Hub) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	h.audit(r, "create-begins", nil, "name", req.Name)
 	s, err := h.beginNamed(r.Context(), req.Name, want)
 	if err != nil {
 		h.audit(r, "create", err, "name", req.Name)
@@ -166,7 +167,13 @@ func (h *Hub) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 // shown is a stored snapshot as lists have it, also one that cannot be read.
 func shown(s *archive.Snapshot) api.Snapshot {
 	if s.Err == nil {
-		return api.Of(s.Manifest)
+		v := api.Of(s.Manifest)
+		trusted := s.Untrusted == nil
+		v.Signer, v.SignerKey, v.SignerOf, v.Trusted = s.Key.Fingerprint(), s.Key.String(), s.Whose, &trusted
+		if !trusted {
+			v.Distrust = s.Untrusted.Why.Error()
+		}
+		return v
 	}
 	v := api.Snapshot{ID: s.ID, Nodes: []string{}}
 	if s.Manifest != nil {
@@ -238,7 +245,7 @@ func (h *Hub) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v := api.Of(s.Manifest)
+	v := shown(s)
 	v.Warnings = append(v.Warnings, live...)
 	writeJSON(w, http.StatusOK, v)
 	return nil
@@ -287,10 +294,25 @@ func (h *Hub) find(ctx context.Context, ref string) (*archive.Snapshot, error) {
 	}
 }
 
+// findTrusted is find for what leaves with the hub's word for it: a snapshot that a
+// stranger put into the store is refused.
+func (h *Hub) findTrusted(ctx context.Context, ref string) (*archive.Snapshot, error) {
+	s, err := h.find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Untrusted != nil {
+		return nil, refuse(http.StatusForbidden, api.CodeUntrusted,
+			"the hub does not trust who signed snapshot %s: %v; whoever runs the hub lets it by adding this line to the hub's --trust file: %s", s.Name(), s.Untrusted.Why, s.Key.SignersLine())
+	}
+	return s, nil
+}
+
 // deleteSnapshot serves DELETE /api/v1/snapshots/{ref}. A snapshot in the making
 // is given up.
 func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	ref := r.PathValue("ref")
+	h.audit(r, "delete-begins", nil, "snapshot", manifest.Clean(ref))
 	if s := h.session(ref); s != nil {
 		if mine, err := h.giveUp(r, s); mine {
 			h.audit(r, "delete", err, "snapshot", s.id, "name", s.name, "unfinished", true)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"pcapsule/archive"
@@ -50,7 +51,7 @@ func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 	if req.Plain, err = queryBool("plain", q.Get("plain")); err != nil {
 		return err
 	}
-	snap, err := h.find(r.Context(), r.PathValue("ref"))
+	snap, err := h.findTrusted(r.Context(), r.PathValue("ref"))
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func queryBool(name, s string) (bool, error) {
 
 // exportArchive serves GET /api/v1/snapshots/{ref}/archive.
 func (h *Hub) exportArchive(w http.ResponseWriter, r *http.Request) error {
-	snap, err := h.find(r.Context(), r.PathValue("ref"))
+	snap, err := h.findTrusted(r.Context(), r.PathValue("ref"))
 	if err != nil {
 		return err
 	}
@@ -219,7 +220,10 @@ func (h *Hub) getObject(w http.ResponseWriter, r *http.Request) error {
 	header.Set("Content-Type", "application/octet-stream")
 	// What is at a key never changes, so the key is as good a tag as any.
 	header.Set("ETag", strconv.Quote(key))
-	body := &object{ctx: r.Context(), store: h.cfg.Store, info: info, rc: http.NewResponseController(w)}
+	body := &object{ctx: r.Context(), store: h.cfg.Store, info: info, rc: http.NewResponseController(w), begins: func() {}}
+	if kind == manifest.KindChunk {
+		body.begins = sync.OnceFunc(func() { h.audit(r, "object-begins", nil, "key", key) })
+	}
 	defer body.close()
 	http.ServeContent(w, r, "", info.Modified, body)
 	h.metrics.streamed.WithLabelValues("object").Add(float64(body.read))
@@ -240,6 +244,8 @@ type object struct {
 	open  io.ReadCloser // at off, or nil
 	read  int64
 	err   error
+
+	begins func() // called before the first byte leaves
 }
 
 func (o *object) Seek(off int64, whence int) (int64, error) {
@@ -268,6 +274,7 @@ func (o *object) Read(b []byte) (int, error) {
 			return 0, o.err
 		}
 	}
+	o.begins()
 	_ = o.rc.SetWriteDeadline(time.Now().Add(stallTime))
 	n, err := o.open.Read(b)
 	o.off += int64(n)
@@ -294,6 +301,7 @@ func (h *Hub) sweep(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	h.audit(r, "sweep-begins", nil, "dry_run", dry)
 	report, err := h.archive.Sweep(r.Context(), archive.SweepOptions{Now: h.now, DryRun: dry})
 	h.audit(r, "sweep", err, "dry_run", dry, "scanned", report.Scanned, "deleted", report.Deleted, "freed", report.Freed)
 	if err != nil {

@@ -38,8 +38,24 @@ func (k PublicKey) ssh() ssh.PublicKey {
 
 // SignersLine is the key as a line of an allowed_signers file, without newline.
 func (k PublicKey) SignersLine() string {
-	return Principal + ` namespaces="` + Namespace + `" ` +
-		ssh.KeyAlgoED25519 + " " + base64.StdEncoding.EncodeToString(k.ssh().Marshal())
+	return Principal + ` namespaces="` + Namespace + `" ` + k.String()
+}
+
+// String is the key as a .pub file has it: type and base64.
+func (k PublicKey) String() string {
+	return ssh.KeyAlgoED25519 + " " + base64.StdEncoding.EncodeToString(k.ssh().Marshal())
+}
+
+// ParsePublicKey reads what String writes; a comment may follow.
+func ParsePublicKey(s string) (PublicKey, error) {
+	keyType, blob, err := parseKey(s)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("no public key: %w", err)
+	}
+	if keyType != ssh.KeyAlgoED25519 {
+		return PublicKey{}, fmt.Errorf("a key of type %s: pcapsule signs with %s only", keyType, ssh.KeyAlgoED25519)
+	}
+	return PublicKey(blob[len(blob)-ed25519.PublicKeySize:]), nil
 }
 
 // Signers is the content of the allowed_signers file beside a manifest.

@@ -22,6 +22,7 @@ type Trust struct {
 type trustedKey struct {
 	blob          []byte // SSH wire form
 	after, before time.Time
+	whose         string // for people; "" of a line of the file
 }
 
 // Notes are about lines that have no effect though they look as if they had.
@@ -32,7 +33,14 @@ func (t *Trust) Trusts(k PublicKey, at time.Time) bool { return t.Check(k, at) =
 
 // Check is Trusts with the reason against it.
 func (t *Trust) Check(k PublicKey, at time.Time) error {
-	err := fmt.Errorf("key %s is not in the trusted allowed_signers", k.Fingerprint())
+	_, err := t.Whose(k, at)
+	return err
+}
+
+// Whose is Check that tells, of a key that AddOf added and no line of the file
+// has, whose it is.
+func (t *Trust) Whose(k PublicKey, at time.Time) (whose string, err error) {
+	err = fmt.Errorf("key %s is not in the trusted allowed_signers", k.Fingerprint())
 	blob := k.ssh().Marshal()
 	for _, l := range t.keys {
 		switch {
@@ -42,15 +50,48 @@ func (t *Trust) Check(k PublicKey, at time.Time) error {
 		case !l.before.IsZero() && at.After(l.before):
 			err = fmt.Errorf("key %s is trusted only until %s", k.Fingerprint(), l.before.UTC().Format(time.RFC3339))
 		default:
-			return nil
+			return l.whose, nil
 		}
 	}
-	return err
+	return "", err
 }
 
 // Add trusts k without limits.
-func (t *Trust) Add(k PublicKey) {
-	t.keys = append(t.keys, trustedKey{blob: k.ssh().Marshal()})
+func (t *Trust) Add(k PublicKey) { t.AddOf(k, "") }
+
+// AddOf is Add with whose key k is, for people. The keys of the file come first:
+// add them before.
+func (t *Trust) AddOf(k PublicKey, whose string) {
+	t.keys = append(t.keys, trustedKey{blob: k.ssh().Marshal(), whose: whose})
+}
+
+// Join adds what other trusts, with its limits.
+func (t *Trust) Join(other *Trust) { t.keys = append(t.keys, other.keys...) }
+
+// JoinOf is Join with whose keys these are.
+func (t *Trust) JoinOf(other *Trust, whose string) {
+	for _, k := range other.keys {
+		k.whose = whose
+		t.keys = append(t.keys, k)
+	}
+}
+
+// Lines are the keys that count as lines of an allowed_signers file, without
+// newlines.
+func (t *Trust) Lines() []string {
+	const stamp = "20060102150405Z"
+	var lines []string
+	for _, k := range t.keys {
+		options := `namespaces="` + Namespace + `"`
+		if !k.after.IsZero() {
+			options += `,valid-after="` + k.after.UTC().Format(stamp) + `"`
+		}
+		if !k.before.IsZero() {
+			options += `,valid-before="` + k.before.UTC().Format(stamp) + `"`
+		}
+		lines = append(lines, Principal+" "+options+" "+ssh.KeyAlgoED25519+" "+base64.StdEncoding.EncodeToString(k.blob))
+	}
+	return lines
 }
 
 // Keys are the keys that count, at some time or other, in the order of their lines.
@@ -120,7 +161,7 @@ func (t *Trust) parseLine(line string, n int) error {
 	case keyType != ssh.KeyAlgoED25519:
 		t.notes = append(t.notes, fmt.Sprintf("line %d is a key of type %s; pcapsule signs with %s only", n, keyType, ssh.KeyAlgoED25519))
 	default:
-		t.keys = append(t.keys, trustedKey{blob, opt.after, opt.before})
+		t.keys = append(t.keys, trustedKey{blob: blob, after: opt.after, before: opt.before})
 	}
 	return nil
 }

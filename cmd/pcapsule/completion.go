@@ -77,7 +77,7 @@ func completeSnapshots(c *cli.Context) {
 	cli.DefaultCompleteWithFlags(c.Command)(c)
 	ctx, cancel := context.WithTimeout(c.Context, time.Second)
 	defer cancel()
-	c.Context = ctx
+	c.Context = withoutLearning(ctx)
 	snaps, err := listSnapshots(c)
 	if err != nil {
 		return

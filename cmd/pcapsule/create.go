@@ -48,9 +48,6 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := trustHub(c, client); err != nil {
-		return err
-	}
 	snap, err := client.Create(c.Context, req)
 	if err != nil {
 		return err
@@ -96,7 +93,7 @@ func windowFlags(c *cli.Context, req *api.CreateRequest) (err error) {
 
 // awaitSnapshot waits for a snapshot in the making and prints it. When the user
 // interrupts, the hub is told to give it up.
-func awaitSnapshot(c *cli.Context, client *api.Client, snap *api.Snapshot) error {
+func awaitSnapshot(c *cli.Context, client *hubClient, snap *api.Snapshot) error {
 	p := newProgress(c.App.ErrWriter, "snapshot "+snap.Name)
 	id := snap.ID
 	done, err := client.WaitSnapshot(c.Context, id, func(s *api.Snapshot) {

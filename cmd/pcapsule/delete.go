@@ -47,7 +47,7 @@ func deleteSnapshots(c *cli.Context) error {
 
 func deleter(c *cli.Context) (func(ref string) error, error) {
 	if hasStore(c) {
-		a, err := openArchive(c.Context, c.String("store"))
+		a, err := openArchive(c, c.String("store"))
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +125,7 @@ func runSweep(c *cli.Context, dry bool) (*api.SweepReport, error) {
 		}
 		return client.Sweep(c.Context, dry)
 	}
-	a, err := openArchive(c.Context, c.String("store"))
+	a, err := openArchive(c, c.String("store"))
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ layout: unpacked it is a store, and every reading command takes it as it is.
    pcapsule snapshot pcap outage --store outage.tar -w outage.pcapng`,
 		Flags: flags([]cli.Flag{
 			writeFlag("write to `FILE`, or to standard output for - (the default)"),
-		}, targetFlags()),
+		}, takeFlags(), targetFlags()),
 		BashComplete: completeSnapshots,
 		Action:       download,
 	}
@@ -49,16 +49,20 @@ func writeTar(c *cli.Context, ref string, w io.Writer, p *progress) error {
 		if err != nil {
 			return err
 		}
+		if err := accept(c, snap); err != nil {
+			return err
+		}
 		return a.WriteTar(c.Context, w, snap, p.set)
 	}
 	client, err := openHub(c)
 	if err != nil {
 		return err
 	}
-	if err := trustHub(c, client); err != nil {
+	id, err := client.accepted(c, ref)
+	if err != nil {
 		return err
 	}
-	body, err := client.Archive(c.Context, ref)
+	body, err := client.Archive(c.Context, id)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ themselves, a line each, as cluster/FORMAT.md describes them.
 			&cli.StringFlag{Name: "from", Usage: "only from `TIME` on: RFC 3339, or 14:32 for today"},
 			&cli.StringFlag{Name: "to", Usage: "only before `TIME`"},
 			outputFlag(),
-		}, targetFlags()),
+		}, takeFlags(), targetFlags()),
 		BashComplete: completeSnapshots,
 		Action:       events,
 	}
@@ -57,6 +57,9 @@ func events(c *cli.Context) error {
 	}
 	if snap == nil {
 		return nil // still being made; openSnapshot printed it
+	}
+	if err := accept(c, snap); err != nil {
+		return err
 	}
 	window := snap.Manifest.Window
 	if from == 0 {

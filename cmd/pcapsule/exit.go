@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"pcapsule/archive"
 	"pcapsule/internal/api"
 	"pcapsule/pcapgen"
 )
@@ -47,6 +48,9 @@ func exitCode(err error) int {
 	var ae *api.Error
 	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks || ae.Code == api.CodeUnknownNode || ae.Code == api.CodeUnknownName) {
 		return exitUsage
+	}
+	if errors.As(err, &ae) && (ae.Code == api.CodeUntrusted || ae.Code == api.CodeDamaged) || errors.Is(err, archive.ErrDamaged) {
+		return exitVerification
 	}
 	var (
 		node  *pcapgen.UnknownNodeError

@@ -145,9 +145,6 @@ func importToHub(c *cli.Context, name string, opt importer.Options) (snap *api.S
 	if err != nil {
 		return nil, err
 	}
-	if err := trustHub(c, client); err != nil {
-		return nil, err
-	}
 	req := api.CreateRequest{Name: name, Import: true}
 	for _, f := range opt.Files {
 		req.Nodes = append(req.Nodes, f.Node)
@@ -182,7 +179,7 @@ func importToHub(c *cli.Context, name string, opt importer.Options) (snap *api.S
 // grantTries is how often an upload asks for a new grant when one runs out.
 const grantTries = 5
 
-func uploadToHub(ctx context.Context, client *api.Client, session string, o importer.Object) (string, error) {
+func uploadToHub(ctx context.Context, client *hubClient, session string, o importer.Object) (string, error) {
 	tries := 0
 	return client.Bring(ctx, session, o.Node, api.Object{
 		Hash: o.Hash, SHA256: hex.EncodeToString(o.SHA256[:]), Size: o.Size, Kind: o.Kind, Ext: o.Ext,

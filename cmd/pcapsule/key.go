@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -78,26 +80,30 @@ func keyName(c *cli.Context) (string, error) {
 func keyTrustCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "trust",
-		Usage:     "trust another's public key when verifying",
-		UsageText: "pcapsule key trust FILE",
-		Description: `FILE holds lines as ` + "`pcapsule key show`" + ` prints them (an allowed_signers file);
-- reads them from standard input. Be sure where they come from: the copy inside
-an archive proves nothing about the archive.
+		Usage:     "trust another's public key, wherever it signed",
+		UsageText: "pcapsule key trust FILE|-|ssh-ed25519 KEY|SHA256:FINGERPRINT [--store LOCATION]",
+		Description: `FILE holds lines as ` + "`pcapsule key show`" + ` prints them (an allowed_signers file) or
+public keys as ssh-keygen writes them (a .pub file); - reads them from standard
+input. A line may be the argument itself. Of a fingerprint the key is taken from
+the snapshots in --store, or at the hub, that it signed.
 
-   ssh hub sudo pcapsule key show /var/lib/pcapsule/hub.key | pcapsule key trust -`,
+Be sure where they come from: the copy of a key inside an archive proves nothing
+about the archive. Compare its fingerprint with one that you were told otherwise.
+
+   ssh hub sudo pcapsule key show /var/lib/pcapsule/hub.key | pcapsule key trust -
+   pcapsule key trust auditors.allowed_signers
+   pcapsule key trust SHA256:dGhlIGZpbmdlcnByaW50IG9mIGEga2V5 --store outage.tar`,
+		Flags:  targetFlags(),
 		Action: keyTrust,
 	}
 }
 
 func keyTrust(c *cli.Context) error {
-	from, err := argument(c, "file")
+	from, lines, err := keyLines(c)
 	if err != nil {
 		return err
 	}
-	lines, err := readFileOrStdin(c, from)
-	if err != nil {
-		return err
-	}
+	lines = signersOf(lines)
 	trust, err := manifest.ParseTrust(lines)
 	if err == nil && len(trust.Keys()) == 0 {
 		err = errors.New(strings.Join(trust.Notes(), "; "))
@@ -109,21 +115,155 @@ func keyTrust(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	known, err := os.ReadFile(name)
-	if err != nil && !os.IsNotExist(err) {
+	added, err := addLines(name, lines)
+	if err != nil {
 		return err
 	}
-	added := 0
-	for line := range strings.Lines(string(lines)) {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' || strings.Contains(string(known), line) {
-			continue
-		}
-		if err := appendLine(name, line); err != nil {
-			return err
-		}
-		added++
+	for _, key := range trust.Keys() {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: trusting %s\n", key.Fingerprint())
 	}
 	fmt.Fprintf(c.App.ErrWriter, "added %s to %s\n", count(added, "key"), name)
 	return nil
+}
+
+// keyLines are what the arguments of key trust say, and where that is from.
+func keyLines(c *cli.Context) (from string, lines []byte, err error) {
+	args := c.Args().Slice()
+	switch {
+	case len(args) > 1 && strings.HasPrefix(args[0], "ssh-"), len(args) > 1 && args[0] == manifest.Principal:
+		return "the argument", []byte(strings.Join(args, " ") + "\n"), nil
+	case len(args) == 1 && strings.ContainsAny(args[0], " \t") && strings.Contains(args[0], "ssh-"):
+		return "the argument", []byte(args[0] + "\n"), nil
+	}
+	from, err = argument(c, "file, key or fingerprint")
+	if err != nil {
+		return "", nil, err
+	}
+	if strings.HasPrefix(from, "SHA256:") {
+		key, err := keyOfFingerprint(c, from)
+		if err != nil {
+			return "", nil, err
+		}
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: this key is from beside the snapshots that it signed, which proves nothing about them: be sure that you were told its fingerprint by its owner\n")
+		return from, key.Signers(), nil
+	}
+	lines, err = readFileOrStdin(c, from)
+	return from, lines, err
+}
+
+// keyOfFingerprint looks among those who signed the snapshots that --store holds,
+// or the hub, for a key.
+func keyOfFingerprint(c *cli.Context, fingerprint string) (key manifest.PublicKey, err error) {
+	snaps, err := listSnapshots(c)
+	if err != nil {
+		return key, err
+	}
+	for _, s := range snaps {
+		if s.Signer != fingerprint {
+			continue
+		}
+		key, err = manifest.ParsePublicKey(s.SignerKey)
+		if err == nil && key.Fingerprint() == fingerprint {
+			return key, nil
+		}
+	}
+	return key, fmt.Errorf("no snapshot there is signed by a key of fingerprint %s: name the --store that has one, or give the key itself", fingerprint)
+}
+
+// signersOf makes lines of an allowed_signers file of what may be public keys as
+// .pub files have them. A comment that former versions gave the keys of hubs, which
+// count for their hub alone, goes: who names a key here trusts it.
+func signersOf(lines []byte) []byte {
+	var b bytes.Buffer
+	for line := range strings.Lines(string(lines)) {
+		line = strings.TrimSpace(line)
+		if m := formerLine.FindStringSubmatch(line); m != nil {
+			line = m[1]
+		}
+		if key, err := manifest.ParsePublicKey(line); err == nil && strings.HasPrefix(line, "ssh-") {
+			line = key.SignersLine()
+		}
+		b.WriteString(line + "\n")
+	}
+	return b.Bytes()
+}
+
+// addLines adds to a file the lines that it lacks, all or none.
+func addLines(name string, lines []byte) (added int, err error) {
+	unlock, err := lockFolder(filepath.Dir(name))
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	known, err := readIfThere(name)
+	if err != nil {
+		return 0, err
+	}
+	there := map[string]bool{}
+	for line := range strings.Lines(string(known)) {
+		there[strings.TrimSpace(line)] = true
+	}
+	if len(known) > 0 && known[len(known)-1] != '\n' {
+		known = append(known, '\n')
+	}
+	for line := range strings.Lines(string(lines)) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' || there[line] {
+			continue
+		}
+		there[line] = true
+		known = append(known, line+"\n"...)
+		added++
+	}
+	if added == 0 {
+		return 0, nil
+	}
+	return added, replaceFile(name, known)
+}
+
+func keyForgetCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "forget",
+		Usage:     "forget the key of a hub, which is accepted anew at the next use",
+		UsageText: "pcapsule key forget HUB",
+		Description: `HUB is what the message names that refuses the hub: its URL, or the address of
+its cluster with namespace and service. Be sure that the hub's owner changed its
+key: otherwise somebody else answers there.
+
+   pcapsule key forget http://127.0.0.1:8898`,
+		Action: keyForget,
+	}
+}
+
+func keyForget(c *cli.Context) error {
+	ref, err := argument(c, "hub")
+	if err != nil {
+		return err
+	}
+	known, err := openKnownHubs()
+	if err != nil {
+		return err
+	}
+	for _, id := range []string{ref, hubOrigin(ref)} {
+		found, err := known.forget(id)
+		if err != nil {
+			return err
+		}
+		if found {
+			fmt.Fprintf(c.App.ErrWriter, "forgot the key of hub %s: the next use accepts the one that it comes with\n", id)
+			return nil
+		}
+	}
+	hubs, err := known.load()
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, h := range hubs {
+		ids = append(ids, h.id)
+	}
+	if len(ids) == 0 {
+		return fmt.Errorf("no hub is known by the name %q, nor by any other", ref)
+	}
+	return fmt.Errorf("no hub is known by the name %q: there is %s", ref, strings.Join(ids, ", "))
 }

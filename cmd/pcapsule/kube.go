@@ -47,10 +47,11 @@ var roles = map[string][]string{
 	"pcap": asExporter, "events": asExporter, "flows": asExporter, "download": asExporter, "verify": asExporter,
 	"create": asOperator, "delete": asOperator, "import": asOperator, "sweep": asOperator,
 	"hold": asOperator, "release": asOperator,
+	"trust": asViewer,
 }
 
 // openCluster is a client of the hub in the cluster that the user means.
-func openCluster(c *cli.Context) (*api.Client, error) {
+func openCluster(c *cli.Context) (*hubClient, error) {
 	kube.SetLogger(slog.New(slog.DiscardHandler)) // what goes wrong, errors say
 	cluster, err := kube.Find(kube.Location{Kubeconfig: c.String("kubeconfig"), Context: c.String("kube-context")})
 	switch {
@@ -72,9 +73,13 @@ func openCluster(c *cli.Context) (*api.Client, error) {
 	if role == nil {
 		return nil, fmt.Errorf("the command %s has no role at a hub", c.Command.Name)
 	}
-	return api.NewClient(hub.URL,
+	client, err := api.NewClient(hub.URL,
 		api.WithName(hub.Name()), api.WithDialer(hub.Dial), api.WithCACertificates(hub.CA),
 		api.WithToken(hub.Token(defaultAudience, role...)), api.WithClaimedUser(hub.Whoami(c.Context)))
+	if err != nil {
+		return nil, err
+	}
+	return &hubClient{Client: client, id: hub.ID(), former: hub.Name()}, nil
 }
 
 // listens tells whether anything does at a local address.

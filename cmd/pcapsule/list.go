@@ -19,10 +19,13 @@ func listCommand() *cli.Command {
 		Name: "list", Aliases: []string{"ls"},
 		Usage:     "list snapshots",
 		UsageText: "pcapsule snapshot list [-o json] [--store LOCATION]",
-		Description: `   pcapsule snapshot list
+		Description: `A snapshot whose signer you do not trust is marked so; pcap, events and download
+refuse it. See ` + "`pcapsule key trust`" + `.
+
+   pcapsule snapshot list
    pcapsule snapshot list --store s3://forensics/pcapsule
    pcapsule snapshot list --store /mnt/usb/archive -o json`,
-		Flags:  flags([]cli.Flag{outputFlag()}, targetFlags()),
+		Flags:  flags([]cli.Flag{outputFlag()}, trustFlags(), targetFlags()),
 		Action: list,
 	}
 }
@@ -66,9 +69,11 @@ func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 		if err != nil {
 			return nil, err
 		}
-		return client.Snapshots(c.Context)
+		snaps, err := client.Snapshots(c.Context)
+		client.markAll(snaps)
+		return snaps, err
 	}
-	a, err := openArchive(c.Context, c.String("store"))
+	a, err := openArchive(c, c.String("store"))
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +89,7 @@ func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 		if s.Err != nil {
 			v.Status, v.Reasons = api.Damaged, []string{s.Err.Error()}
 		}
+		mark(&v, s)
 		snaps = append(snaps, v)
 	}
 	return snaps, nil
@@ -94,11 +100,12 @@ func showCommand() *cli.Command {
 		Name:      "show",
 		Usage:     "show one snapshot: its nodes, interfaces and gaps",
 		UsageText: "pcapsule snapshot show REF [-o json]",
-		Description: `REF is a snapshot's name or id. With -o json it prints the signed manifest.
+		Description: `REF is a snapshot's name or id. With -o json it prints the signed manifest, and
+beside its members signer, signer_key, trusted and, where it is not, distrust.
 
    pcapsule snapshot show outage
    pcapsule snapshot show outage --store outage.tar -o json`,
-		Flags:        flags([]cli.Flag{outputFlag()}, targetFlags()),
+		Flags:        flags([]cli.Flag{outputFlag()}, trustFlags(), targetFlags()),
 		BashComplete: completeSnapshots,
 		Action:       show,
 	}
@@ -109,46 +116,51 @@ func show(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := findManifest(c, ref)
+	snap, _, err := openSnapshot(c, ref)
 	if err != nil {
 		return err
 	}
-	if m == nil {
-		return nil // still being made; findManifest printed it
+	if snap == nil {
+		return nil // still being made; openSnapshot printed it
 	}
+	shown := api.Of(snap.Manifest)
+	mark(&shown, snap)
 	if wantsJSON(c) {
-		return writeJSON(c.App.Writer, m)
+		return writeJSON(c.App.Writer, shownManifest{
+			snap.Manifest, shown.Signer, shown.SignerKey, shown.SignerOf, shown.Trusted, shown.Distrust,
+		})
 	}
-	return writeManifest(c, m)
+	return writeManifest(c, snap.Manifest, shown)
 }
 
-func findManifest(c *cli.Context, ref string) (*manifest.Manifest, error) {
-	if hasStore(c) {
-		_, s, err := findStored(c, ref)
-		if err != nil {
-			return nil, err
-		}
-		return s.Manifest, nil
-	}
-	client, err := openHub(c)
-	if err != nil {
-		return nil, err
-	}
-	s, err := client.Snapshot(c.Context, ref)
-	if err != nil {
-		return nil, err
-	}
-	if s.Status == api.Creating || s.Status == api.Failed {
-		return nil, printSnapshot(c, s)
-	}
-	snap, err := hubArchive(client).Load(c.Context, s.ID)
-	if err != nil {
-		return nil, err
-	}
-	return snap.Manifest, nil
+// shownManifest is a manifest, and whose signature it has.
+type shownManifest struct {
+	*manifest.Manifest
+	Signer    string `json:"signer"`
+	SignerKey string `json:"signer_key"`
+	SignerOf  string `json:"signer_of,omitempty"`
+	Trusted   *bool  `json:"trusted"`
+	Distrust  string `json:"distrust,omitempty"`
 }
 
-func writeManifest(c *cli.Context, m *manifest.Manifest) error {
+// signedBy says for people whose signature a snapshot has.
+func signedBy(c *cli.Context, s api.Snapshot) string {
+	switch {
+	case s.Trusted == nil:
+		return "-"
+	case *s.Trusted && s.SignerOf != "":
+		return s.Signer + ", the key of " + s.SignerOf
+	case *s.Trusted:
+		return s.Signer + ", which you trust"
+	}
+	way := ""
+	if key, err := manifest.ParsePublicKey(s.SignerKey); err == nil {
+		way = "; " + wayToTrust(c, key)
+	}
+	return s.Signer + ", NOT TRUSTED: " + s.Distrust + way
+}
+
+func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot) error {
 	w := c.App.Writer
 	field := func(k, v string) { fmt.Fprintf(w, "%-10s %s\n", k+":", oneLine(v)) }
 	field("name", m.Name)
@@ -157,7 +169,7 @@ func writeManifest(c *cli.Context, m *manifest.Manifest) error {
 	for _, r := range m.Reasons {
 		field("missing", r)
 	}
-	shown := api.Of(m)
+	field("signed by", signedBy(c, shown))
 	for _, w := range shown.Warnings {
 		field("note", w)
 	}

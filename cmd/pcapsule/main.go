@@ -83,11 +83,12 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed, 4 partial.`,
 			sweepCommand(),
 			{
 				Name:  "key",
-				Usage: "make and show the keys that sign snapshots",
+				Usage: "the keys that sign snapshots: make, show, trust and forget them",
 				Subcommands: []*cli.Command{
 					keyGenerateCommand(),
 					keyShowCommand(),
 					keyTrustCommand(),
+					keyForgetCommand(),
 				},
 			},
 			completionCommand(),

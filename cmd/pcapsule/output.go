@@ -50,14 +50,25 @@ func writeTable(w io.Writer, rows ...[]string) error {
 }
 
 func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
-	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES"}}
+	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES", "SIGNER"}}
 	for _, s := range list {
 		rows = append(rows, []string{
 			cmp.Or(s.Name, s.ID), size(s.Size), humanize.Comma(int64(s.Records)), stamp(s.Start), stamp(s.End), s.Status, stamp(s.Created),
-			strings.Join(s.Nodes, ","),
+			strings.Join(s.Nodes, ","), signerState(s),
 		})
 	}
 	return writeTable(w, rows...)
+}
+
+// signerState says in short whether who signed a snapshot is trusted.
+func signerState(s api.Snapshot) string {
+	switch {
+	case s.Trusted == nil:
+		return "-"
+	case *s.Trusted:
+		return "trusted"
+	}
+	return "NOT TRUSTED " + s.Signer
 }
 
 // size is a number of bytes for people.

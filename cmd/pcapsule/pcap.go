@@ -53,7 +53,7 @@ each packet with who it is from and to, and a row for each event of the cluster.
 			&cli.StringFlag{Name: "to", Usage: "only packets before `TIME`"},
 			&cli.BoolFlag{Name: "plain", Usage: "packets only, without names, comments and events"},
 			&cli.StringFlag{Name: "format", Value: pcapgen.PcapNG.String(), Usage: "`FORMAT`: pcapng or pcap"},
-		}, targetFlags()),
+		}, takeFlags(), targetFlags()),
 		BashComplete: completeSnapshots,
 		Action:       exportPcap,
 	}
@@ -98,6 +98,9 @@ func export(c *cli.Context, ref string, req pcapgen.Request, w io.Writer) error 
 		if err != nil {
 			return err
 		}
+		if err := accept(c, snap); err != nil {
+			return err
+		}
 		_, err = pcapgen.Export(c.Context, w, pcapgen.Source{Manifest: snap.Manifest, Store: a.Store(), Inventory: snap.Inventory}, req)
 		return err
 	}
@@ -115,7 +118,11 @@ func export(c *cli.Context, ref string, req pcapgen.Request, w io.Writer) error 
 	if req.To != 0 {
 		q.To = time.Unix(0, req.To)
 	}
-	body, err := client.Pcap(c.Context, ref, q)
+	id, err := client.accepted(c, ref)
+	if err != nil {
+		return err
+	}
+	body, err := client.Pcap(c.Context, id, q)
 	if err != nil {
 		return err
 	}

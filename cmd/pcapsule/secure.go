@@ -79,8 +79,6 @@ func secure(c *cli.Context, logger *slog.Logger, cfg *hub.Config) error {
 		return err
 	}
 	cfg.Authorise, cfg.Cluster = authority.Authorise, true
-	// Whatever else is logged: who did what is, as the API server does it.
-	cfg.Audit = slog.New(slog.NewJSONHandler(c.App.ErrWriter, nil))
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,6 +30,7 @@ func hubFlags() []cli.Flag {
 		&cli.StringFlag{Name: "listen", EnvVars: []string{"PCAPSULE_LISTEN"}, Value: defaultListen, Usage: "serve the API at `ADDRESS`; unless --auth says otherwise it asks nobody who they are, so keep it on loopback"},
 		&cli.StringFlag{Name: "store", EnvVars: []string{"PCAPSULE_STORE"}, Usage: "keep snapshots at `LOCATION`: a folder or s3://bucket/prefix (default: the folder store under --data-dir)"},
 		&cli.StringFlag{Name: "key", EnvVars: []string{"PCAPSULE_KEY"}, Usage: "sign with the private key in `FILE` (default: hub.key under --data-dir, made on first start)"},
+		&cli.StringFlag{Name: "trust", EnvVars: []string{"PCAPSULE_TRUST"}, Usage: "serve snapshots too that the keys in `FILE` signed, an allowed_signers file, beside those of the hub and its predecessors (hub.trusted under --data-dir)"},
 	}
 }
 
@@ -78,6 +80,8 @@ func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served,
 	cfg := hub.Config{
 		Version: versionString(), Logger: logger, Hosts: append(hostNames(c.String("listen")), c.StringSlice("host")...),
 	}
+	// Whatever else is logged: who did what is, as the API server does it.
+	cfg.Audit = slog.New(slog.NewJSONHandler(c.App.ErrWriter, nil))
 	err := secure(c, logger, &cfg)
 	if err != nil {
 		return nil, err
@@ -114,10 +118,46 @@ func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served,
 		s.newKey = keyFile
 	}
 	cfg.Store, cfg.Signer = s.store, s.key
+	if cfg.Trust, err = servedTrust(c, dir, s.key.Public()); err != nil {
+		return nil, err
+	}
 	s.tls, s.asks = cfg.Certificate != nil, cfg.Authorise != nil
 	s.hub, err = hub.New(cfg)
 	opened = err == nil
 	return s, err
+}
+
+// servedTrust is whose snapshots the hub serves beside its own: of the keys that it
+// signed with before, which it keeps in its data folder, and those in --trust.
+func servedTrust(c *cli.Context, dir string, own manifest.PublicKey) (*manifest.Trust, error) {
+	file := filepath.Join(dir, "hub.trusted")
+	lines, err := readIfThere(file)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := manifest.ParseTrust(lines)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if !slices.Contains(trust.Keys(), own) {
+		if err := replaceFile(file, append(lines, own.Signers()...)); err != nil {
+			return nil, fmt.Errorf("remember the hub's key for its successors: %w", err)
+		}
+	}
+	t := new(manifest.Trust)
+	for _, key := range trust.Keys() {
+		if key != own {
+			t.AddOf(key, "a predecessor of the hub")
+		}
+	}
+	if c.String("trust") != "" {
+		more, _, err := userTrust(c)
+		if err != nil {
+			return nil, err
+		}
+		t.Join(more)
+	}
+	return t, nil
 }
 
 // openHubStore opens the store that a hub writes, a folder with upload grants.

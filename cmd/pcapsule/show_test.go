@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pcapsule/chunker"
+	"pcapsule/internal/api"
 	"pcapsule/manifest"
 )
 
@@ -40,7 +41,7 @@ func TestShowCluster(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			test.m.Window = window
 			var out strings.Builder
-			if err := writeManifest(cli.NewContext(&cli.App{Writer: &out}, nil, nil), &test.m); err != nil {
+			if err := writeManifest(cli.NewContext(&cli.App{Writer: &out}, nil, nil), &test.m, api.Of(&test.m)); err != nil {
 				t.Fatal(err)
 			}
 			for _, want := range test.wants {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"log/slog"
@@ -73,9 +72,26 @@ func flags(own []cli.Flag, more ...[]cli.Flag) []cli.Flag {
 // hasStore tells that the command works on a store, not through a hub.
 func hasStore(c *cli.Context) bool { return c.String("store") != "" }
 
+// A hubClient is a client of a hub whose key the user has accepted.
+type hubClient struct {
+	*api.Client
+	id     string          // by which the hub is known, in known_hubs
+	former string          // what former versions called it, or ""
+	trust  *manifest.Trust // whose snapshots count that are read through it
+}
+
 // openHub is a client of the hub that the user means: the one that is named, or
-// one on this machine, or that of the user's cluster.
-func openHub(c *cli.Context) (*api.Client, error) {
+// one on this machine, or that of the user's cluster. Every command that talks to
+// a hub comes by here, so that one with another key than before is refused to all.
+func openHub(c *cli.Context) (*hubClient, error) {
+	h, err := findHub(c)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.trustHub(c)
+}
+
+func findHub(c *cli.Context) (*hubClient, error) {
 	url := c.String("hub")
 	named := url != "" && url != os.Getenv("PCAPSULE_HUB")
 	switch {
@@ -84,7 +100,11 @@ func openHub(c *cli.Context) (*api.Client, error) {
 	case namesCluster(c), url == "" && !listens(c.Context, strings.TrimPrefix(defaultHub, "http://")) && hasKubeconfig():
 		return openCluster(c)
 	}
-	return newClient(url, identityOptions(c, nil))
+	client, err := newClient(url, identityOptions(c, nil))
+	if err != nil {
+		return nil, err
+	}
+	return &hubClient{Client: client, id: hubOrigin(client.Base())}, nil
 }
 
 // newClient is api.NewClient, which tells a URL that makes no sense from files
@@ -96,17 +116,22 @@ func newClient(url string, opts []api.Option) (*api.Client, error) {
 	return api.NewClient(url, opts...)
 }
 
-func openArchive(ctx context.Context, location string) (*archive.Archive, error) {
-	st, err := store.Open(ctx, location)
+// openArchive opens the archive at location, with whose snapshots count in it.
+func openArchive(c *cli.Context, location string) (*archive.Archive, error) {
+	trust, err := storeTrust(c)
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(c.Context, location)
 	if err != nil {
 		return nil, usageOfLocation(location, err)
 	}
-	return archive.New(st), nil
+	return archive.New(st).Trusting(trust), nil
 }
 
 // findStored finds a snapshot, by name or id, in the store that --store names.
 func findStored(c *cli.Context, ref string) (*archive.Archive, *archive.Snapshot, error) {
-	a, err := openArchive(c.Context, c.String("store"))
+	a, err := openArchive(c, c.String("store"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -123,8 +148,8 @@ func usageOfLocation(location string, err error) error {
 }
 
 // hubArchive is the archive of a hub, read through it.
-func hubArchive(client *api.Client) *archive.Archive {
-	return archive.New(store.NewHTTP(client.ObjectsBase(), client.HTTP()))
+func hubArchive(h *hubClient) *archive.Archive {
+	return archive.New(store.NewHTTP(h.ObjectsBase(), h.HTTP())).Trusting(h.trust)
 }
 
 // argument is the command's only argument.
@@ -161,62 +186,4 @@ func signer(c *cli.Context) (*manifest.Signer, error) {
 		fmt.Fprintf(c.App.ErrWriter, "pcapsule: made a key to sign with: %s\n", name)
 	}
 	return s, err
-}
-
-// trustHub adds the key of a hub that this user talks to for the first time to
-// the user's trusted keys, as ssh does with hosts. A hub that comes with another
-// key later is not trusted, and the user is told.
-func trustHub(c *cli.Context, client *api.Client) error {
-	hub, err := client.Hub(c.Context)
-	if err != nil {
-		return err
-	}
-	name, err := configFile("allowed_signers")
-	if err != nil {
-		return err
-	}
-	known, err := os.ReadFile(name)
-	if err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	its, err := manifest.ParseTrust([]byte(hub.PublicKey))
-	if err != nil || len(its.Keys()) != 1 {
-		return fmt.Errorf("the hub at %s tells no public key", client.Name())
-	}
-	key := its.Keys()[0]
-	trust, err := manifest.ParseTrust(known)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if trust.Trusts(key, hub.Time) {
-		return nil
-	}
-	comment := "hub " + client.Name()
-	for line := range strings.Lines(string(known)) {
-		if strings.HasSuffix(strings.TrimSpace(line), comment) {
-			fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: this hub signs with another key than before (now %s); if that is right, remove its line from %s\n",
-				key.Fingerprint(), name)
-			return nil
-		}
-	}
-	if err := appendLine(name, key.SignersLine()+" "+comment); err != nil {
-		return err
-	}
-	fmt.Fprintf(c.App.ErrWriter, "pcapsule: first use of this hub: trusting its key %s from now on (%s)\n", key.Fingerprint(), name)
-	return nil
-}
-
-func appendLine(name, line string) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err := f.WriteString(line + "\n"); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pcapsule/archive"
-	"pcapsule/manifest"
 	"pcapsule/store"
 )
 
@@ -30,9 +29,8 @@ is wrong.
    pcapsule verify /mnt/usb/archive --trust auditors.allowed_signers
    pcapsule verify outage --store s3://forensics/pcapsule -o json`,
 		Flags: flags([]cli.Flag{
-			&cli.StringFlag{Name: "trust", Usage: "trust the keys in `FILE`, and no others"},
 			keyFlag(), outputFlag(),
-		}, targetFlags()),
+		}, trustFlags(), targetFlags()),
 		BashComplete: completeSnapshots,
 		Action:       verify,
 	}
@@ -43,16 +41,12 @@ func verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	trust, err := trusted(c)
-	if err != nil {
-		return err
-	}
 	a, ids, err := verifyTarget(c, what)
 	if err != nil {
 		return err
 	}
 	p := newProgress(c.App.ErrWriter, "verify "+what)
-	report, err := a.Verify(c.Context, archive.VerifyOptions{IDs: ids, Trust: trust, Progress: p.set})
+	report, err := a.Verify(c.Context, archive.VerifyOptions{IDs: ids, Progress: p.set})
 	p.end()
 	if err != nil {
 		return err
@@ -89,7 +83,7 @@ func verifyArgument(c *cli.Context) (string, error) {
 // verifyTarget opens what is to be verified. No ids means all there are.
 func verifyTarget(c *cli.Context, what string) (*archive.Archive, []string, error) {
 	if hasStore(c) && c.NArg() > 0 {
-		a, err := openArchive(c.Context, c.String("store"))
+		a, err := openArchive(c, c.String("store"))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -98,7 +92,7 @@ func verifyTarget(c *cli.Context, what string) (*archive.Archive, []string, erro
 	}
 	info, statErr := os.Stat(what)
 	if statErr == nil || strings.ContainsAny(what, `/\`) || strings.HasSuffix(what, ".tar") {
-		a, err := openArchive(c.Context, what)
+		a, err := openArchive(c, what)
 		if err != nil && statErr == nil && info.Mode().IsRegular() {
 			err = &codeError{exitVerification, err} // it is there, and no archive, or no longer one
 		}
@@ -115,38 +109,6 @@ func verifyTarget(c *cli.Context, what string) (*archive.Archive, []string, erro
 	return hubArchive(client), []string{s.ID}, nil
 }
 
-// trusted is whose signatures count.
-func trusted(c *cli.Context) (*manifest.Trust, error) {
-	if name := c.String("trust"); name != "" {
-		lines, err := readFileOrStdin(c, name)
-		if err != nil {
-			return nil, fmt.Errorf("--trust: %w", err)
-		}
-		t, err := manifest.ParseTrust(lines)
-		if err != nil {
-			return nil, fmt.Errorf("--trust %s: %w", name, err)
-		}
-		for _, n := range t.Notes() {
-			fmt.Fprintf(c.App.ErrWriter, "pcapsule: --trust %s: %s\n", name, oneLine(n))
-		}
-		return t, nil
-	}
-	var lines []byte
-	if name, err := configFile("allowed_signers"); err == nil {
-		if lines, err = os.ReadFile(name); err != nil && !os.IsNotExist(err) {
-			return nil, err
-		}
-	}
-	own := c.String("key")
-	if own == "" {
-		own, _ = configFile("key")
-	}
-	if s, err := manifest.LoadKey(own); err == nil {
-		lines = append(lines, "\n"+s.Public().SignersLine()+"\n"...)
-	}
-	return manifest.ParseTrust(lines)
-}
-
 func writeReport(c *cli.Context, r *archive.Report) {
 	w := c.App.Writer
 	for _, p := range r.Problems {
@@ -157,7 +119,11 @@ func writeReport(c *cli.Context, r *archive.Report) {
 		if s.Problems > 0 || s.Signature != archive.SignatureTrusted {
 			state = "BAD "
 		}
-		fmt.Fprintf(w, "%s  %s  %s: %s, %s, signature %s %s\n", state, oneLine(s.Name), s.ID, count(s.Chunks, "chunk"), size(s.Size), s.Signature, s.Key)
+		whose := ""
+		if s.KeyOf != "" {
+			whose = ", the key of " + s.KeyOf
+		}
+		fmt.Fprintf(w, "%s  %s  %s: %s, %s, signature %s %s%s\n", state, oneLine(s.Name), s.ID, count(s.Chunks, "chunk"), size(s.Size), s.Signature, s.Key, whose)
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "note  %s\n", oneLine(n.String()))

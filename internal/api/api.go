@@ -33,6 +33,7 @@ const (
 	CodeNotCompleted = "not-completed" // 409: the snapshot is still being made, or failed
 	CodeUnreachable  = "unreachable"   // 504: no chosen node answered in time
 	CodeDamaged      = "damaged"       // 500: what the store holds is not what was put there
+	CodeUntrusted    = "untrusted"     // 403: the snapshot is signed by a key that the hub does not trust
 
 	CodeUnauthenticated = "unauthenticated" // 401: no token, or one that is not valid for this hub
 )
@@ -87,6 +88,13 @@ type Snapshot struct {
 	Nodes    []string   `json:"nodes"`
 	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
 	Error    *Error     `json:"error,omitempty"`    // why it Failed or is Damaged, or what holds it up while Creating
+
+	// Who signed it; nothing while Creating, and where the signature does not fit.
+	Signer    string `json:"signer,omitempty"`     // fingerprint of the key
+	SignerKey string `json:"signer_key,omitempty"` // the key: type and base64
+	SignerOf  string `json:"signer_of,omitempty"`  // whose key it is, where the one who answers knows
+	Trusted   *bool  `json:"trusted,omitempty"`    // by the one who answers
+	Distrust  string `json:"distrust,omitempty"`   // why it is not Trusted
 }
 
 // Progress of one node in a session.
@@ -148,6 +156,12 @@ type Hub struct {
 	Store     string    `json:"store"`      // for people: a folder, or a bucket and prefix
 	PublicKey string    `json:"public_key"` // a line of an allowed_signers file
 	Time      time.Time `json:"time"`
+
+	// Signers are lines of further keys whose snapshots the hub serves: those of
+	// its predecessors, and those that it was told to trust. SignersSig is the
+	// signature of Signers by PublicKey, so that only who has that key can say so.
+	Signers    string `json:"signers,omitempty"`
+	SignersSig string `json:"signers_sig,omitempty"`
 }
 
 // PollRequest is an agent's long poll: its state now, answered when there is a

@@ -8,10 +8,14 @@
 package reach
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -146,6 +150,21 @@ func (h *Hub) take(ctx context.Context, s corev1.Service) error {
 // Name says which hub it is, whatever the user calls its cluster.
 func (h *Hub) Name() string {
 	return fmt.Sprintf("%s/%s in %s", h.Namespace, h.Service, h.cluster.Config.Host)
+}
+
+// ID names the hub in one word, by which a user knows it again: its cluster, by
+// the address and the CA of the API server, its namespace and its service.
+func (h *Hub) ID() string {
+	ca := h.cluster.Config.CAData
+	if len(ca) == 0 && h.cluster.Config.CAFile != "" {
+		ca, _ = os.ReadFile(h.cluster.Config.CAFile) // without it no request would have come this far
+	}
+	id := strings.TrimRight(h.cluster.Config.Host, "/")
+	if len(ca) > 0 {
+		sum := sha256.Sum256(bytes.TrimSpace(ca))
+		id += "#" + hex.EncodeToString(sum[:6])
+	}
+	return id + "/" + h.Namespace + "/" + h.Service
 }
 
 // Whoami is the user that the kubeconfig makes somebody, or "" when that cannot
