@@ -218,7 +218,7 @@ func addLines(name string, lines []byte) (added int, err error) {
 	if added == 0 {
 		return 0, nil
 	}
-	return added, replaceFile(name, known)
+	return added, putFile(name, known)
 }
 
 func keyForgetCommand() *cli.Command {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -160,7 +161,7 @@ func (k *knownHubs) change(edit func([]knownHub) ([]knownHub, error)) error {
 			fmt.Fprintf(&b, "%s %s %s\n", oneWord(h.id), alsoWord, line)
 		}
 	}
-	if err := replaceFile(k.file, b.Bytes()); err != nil {
+	if err := putFile(k.file, b.Bytes()); err != nil {
 		return err
 	}
 	signers, err := readIfThere(k.signers)
@@ -168,7 +169,7 @@ func (k *knownHubs) change(edit func([]knownHub) ([]knownHub, error)) error {
 		return err
 	}
 	if rest, former := splitSigners(signers); len(former) > 0 {
-		return replaceFile(k.signers, rest)
+		return putFile(k.signers, rest)
 	}
 	return nil
 }
@@ -245,16 +246,10 @@ func readIfThere(name string) ([]byte, error) {
 	return b, err
 }
 
-// replaceFile writes a file of mode 0600 under its name when it is whole.
-func replaceFile(name string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // mode 0600
-	if err != nil {
+// putFile is replaceFile with what to write.
+func putFile(name string, b []byte) error {
+	return replaceFile(name, name, func(w io.Writer) error {
+		_, err := w.Write(b)
 		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	})
 }

@@ -140,7 +140,7 @@ func servedTrust(c *cli.Context, dir string, own manifest.PublicKey) (*manifest.
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if !slices.Contains(trust.Keys(), own) {
-		if err := replaceFile(file, append(lines, own.Signers()...)); err != nil {
+		if err := putFile(file, append(lines, own.Signers()...)); err != nil {
 			return nil, fmt.Errorf("remember the hub's key for its successors: %w", err)
 		}
 	}
