@@ -50,6 +50,8 @@ type Config struct {
 	Node       string           // this node's name; see manifest.CheckNode
 	Dir        string           // of the ring, which belongs to this agent alone
 	RingSize   int64            // bytes of disk, at most; DefaultRingSize when 0
+	RingOwner  string           // whose ring it is, on one line: a release of the chart, say. Another's is refused
+	TakeOver   bool             // make another's ring this one's
 	Interfaces []string         // to capture on; all when empty
 	ChunkAge   time.Duration    // at which a chunk is cut; DefaultChunkAge when 0
 	ChunkSize  int64            // stored bytes at which a chunk is cut; chosen to fit the ring when 0
@@ -142,9 +144,10 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	}
 	r, err := ring.Open(cfg.Dir, ring.Options{
 		Limit: cfg.RingSize, PartSize: cfg.ChunkSize + partSlack, Now: now, Logger: cfg.Logger,
+		Owner: cfg.RingOwner, TakeOver: cfg.TakeOver,
 	})
 	if err != nil {
-		return err
+		return cfg.wayOut(err)
 	}
 	versions := system()
 	versions.Agent = manifest.Clean(cfg.Version)
@@ -182,6 +185,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 		return nil
 	})
 	g.Go(func() error { a.serve(ctx); return nil })
+	g.Go(func() error { a.beat(ctx); return nil })
 	if a.pods != nil {
 		g.Go(func() error { a.pods.Run(ctx); return nil })
 		g.Go(func() error { a.leaveOutHub(ctx); return nil })

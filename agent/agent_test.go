@@ -418,7 +418,7 @@ func TestConfig(t *testing.T) {
 		t.Fatalf("an agent that did not start holds on to its ring: %v", err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	if err := run(context.Background(), good, func(c packets.Config) (source, error) { return newFeeder(c), nil }, time.Now); !errors.Is(err, ring.ErrInUse) {
+	if err := run(context.Background(), good, func(c packets.Config) (source, error) { return newFeeder(c), nil }, time.Now); !errors.As(err, new(*ring.InUseError)) {
 		t.Errorf("ring in use: %v", err)
 	}
 }

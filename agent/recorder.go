@@ -2,6 +2,7 @@ package agent
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,13 @@ type recorder struct {
 	mu      sync.Mutex
 	flushed []int64 // by worker: everything before is in the ring
 	sealed  int64   // everything before is in sealed chunks
+	refused refusal // the latest
+}
+
+// refusal is that the ring did not take packets.
+type refusal struct {
+	at  time.Time
+	err error
 }
 
 func newRecorder(r *ring.Ring, cfg Config, header chunker.Header, now func() time.Time) *recorder {
@@ -50,6 +58,29 @@ func (r *recorder) lost(records uint64, first, last int64, err error) {
 		g.Detail = "could not be written to the ring"
 	}
 	r.ring.AddGap(g)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = refusal{r.now(), err}
+}
+
+// lastRefusal is when the ring last did not take packets, and why; nil when it
+// always did.
+func (r *recorder) lastRefusal() (time.Time, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused.at, r.refused.err
+}
+
+// through is the time before which all workers have brought everything into the
+// ring; not ok before each has done so once.
+func (r *recorder) through() (t int64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.flushed) == 0 {
+		return 0, false
+	}
+	t = slices.Min(r.flushed)
+	return t, t > math.MinInt64
 }
 
 // drops hears of packets that the kernel dropped.

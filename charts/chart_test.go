@@ -444,21 +444,26 @@ func TestAgentArguments(t *testing.T) {
 		"agent", "--hub=https://pcapsule-hub.pcapsule.svc:8898", "--hub-ca=/etc/pcapsule/hub/ca.crt",
 		"--hub-token-file=/var/run/secrets/pcapsule/token", "--node=$(NODE_NAME)", "--data-dir=/var/lib/pcapsule",
 	}
+	const owner = "--ring-owner=pcapsule/pcapsule"
 	lease := []string{"--kubernetes", "--lease=pcapsule/pcapsule-kubernetes"}
 	for _, tc := range []struct {
 		name string
 		v    values
 		want []string
 	}{
-		{"default", values{}, slices.Concat(base, []string{"--ring-size=1Gi", "--chunk-age=60s"}, lease, []string{"--log-level=info"})},
+		{"default", values{}, slices.Concat(base, []string{"--ring-size=1Gi", owner, "--chunk-age=60s"}, lease, []string{"--log-level=info"})},
 		{
 			"ring", values{"tap.capture.raw.storageSize": "500Mi", "agent.chunk.age": "30s", "agent.chunk.size": "4Mi"},
-			slices.Concat(base, []string{"--ring-size=500Mi", "--chunk-age=30s", "--chunk-size=4Mi"}, lease, []string{"--log-level=info"}),
+			slices.Concat(base, []string{"--ring-size=500Mi", owner, "--chunk-age=30s", "--chunk-size=4Mi"}, lease, []string{"--log-level=info"}),
+		},
+		{
+			"taking over", values{"agent.ring.takeOver": "true"},
+			slices.Concat(base, []string{"--ring-size=1Gi", owner, "--take-over-ring", "--chunk-age=60s"}, lease, []string{"--log-level=info"}),
 		},
 		{
 			// Kubernetes would replace $(x) by nothing that the user wants.
 			"targeting", installations(t)["targeting"],
-			slices.Concat(base, []string{"--ring-size=1Gi", "--chunk-age=60s"}, lease, []string{
+			slices.Concat(base, []string{"--ring-size=1Gi", owner, "--chunk-age=60s"}, lease, []string{
 				"--pod-regex=^(api|web)-$$(x)", "--pod-namespaces=prod", "--pod-namespaces=stage", "--exclude-namespaces=kube-system", "--log-level=info",
 			}),
 		},
@@ -472,6 +477,35 @@ func TestAgentArguments(t *testing.T) {
 				t.Errorf("tolerations (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// An agent is ready when it records, and an upgrade goes on to the next node when
+// the new agent has done so for a while. Nothing restarts one that does not.
+func TestReadiness(t *testing.T) {
+	agent := find[*appsv1.DaemonSet](t, render(t, nil), "pcapsule-agent")
+	c := agent.Spec.Template.Spec.Containers[0]
+	if c.ReadinessProbe == nil || c.ReadinessProbe.Exec == nil {
+		t.Fatalf("readiness probe %+v", c.ReadinessProbe)
+	}
+	want := []string{"/usr/local/bin/pcapsule", "agent-ready"}
+	for _, arg := range c.Args { // it looks where the agent keeps its ring
+		if strings.HasPrefix(arg, "--data-dir=") {
+			want = append(want, arg)
+		}
+	}
+	if diff := cmp.Diff(want, c.ReadinessProbe.Exec.Command); diff != "" {
+		t.Errorf("probe (-want +got):\n%s", diff)
+	}
+	if c.LivenessProbe != nil || c.StartupProbe != nil {
+		t.Error("something ends an agent that does not record")
+	}
+	if n, period := agent.Spec.MinReadySeconds, c.ReadinessProbe.PeriodSeconds*c.ReadinessProbe.FailureThreshold; n < 10 || period > 30 {
+		t.Errorf("%d s of recording are enough, and a failure shows after %d s", n, period)
+	}
+	agent = find[*appsv1.DaemonSet](t, render(t, values{"agent.minReadySeconds": "60"}), "pcapsule-agent")
+	if n := agent.Spec.MinReadySeconds; n != 60 {
+		t.Errorf("minReadySeconds is %d, want 60", n)
 	}
 }
 

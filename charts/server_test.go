@@ -2,6 +2,7 @@ package charts_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -202,6 +203,42 @@ func TestLifeOfARelease(t *testing.T) {
 	}
 	c.helm(v, "install", "pcapsule", chart)
 	kept("installing again")
+	c.helm(nil, "uninstall", "pcapsule")
+}
+
+// Two releases do not share a ring: the second is refused, before anything is
+// installed, unless it has a folder of its own, or other nodes.
+func TestTwoRings(t *testing.T) {
+	first, second := newCluster(t), newCluster(t)
+	first.helm(nil, "install", "pcapsule", chart)
+	t.Cleanup(func() {
+		_ = first.client.AppsV1().DaemonSets(first.namespace).Delete(context.Background(), "pcapsule-agent", metav1.DeleteOptions{})
+	})
+	first.helm(nil, "upgrade", "pcapsule", chart) // it is not in its own way
+	for name, tc := range map[string]struct {
+		c    *cluster
+		name string
+		v    values
+		ok   bool
+	}{
+		"in another namespace":               {second, "pcapsule", nil, false},
+		"of another name":                    {first, "other", nil, false},
+		"the same folder, written otherwise": {second, "pcapsule", values{"agent.ring.hostPath": "/var//lib/./pcapsule"}, false},
+		"some of the same nodes":             {second, "pcapsule", values{"agent.nodeSelector.pool": "gpu"}, false},
+		"another folder":                     {second, "pcapsule", values{"agent.ring.hostPath": "/var/lib/pcapsule-2"}, true},
+		"other nodes":                        {second, "pcapsule", values{`agent.nodeSelector.kubernetes\.io/os`: "plan9"}, true},
+		"no agents":                          {second, "pcapsule", values{"tap.capture.raw.enabled": "false"}, true},
+	} {
+		out, err := tc.c.try(tc.v, "install", tc.name, chart, "--dry-run=server")
+		switch {
+		case tc.ok && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case !tc.ok && err == nil:
+			t.Errorf("%s: installed\n%s", name, out)
+		case !tc.ok && !strings.Contains(err.Error(), "release "+first.namespace+"/pcapsule has its ring in /var/lib/pcapsule on the same nodes: set agent.ring.hostPath"):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // checkKey loads the key as the hub does.

@@ -11,6 +11,8 @@
 // start with an empty one. For whoever looks into the folder at 3 am:
 //
 //	<dir>/lock          flock of the one process that may use the ring; holds its pid
+//	<dir>/owner         whose ring it is, when that was said (see Options.Owner)
+//	<dir>/pulse         that this process is alive, and what keeps it from recording (see Pulse)
 //	<dir>/state.json    runs, gaps, eviction watermarks and pins (see state)
 //	<dir>/open/         parts that are being written: <stream>-<number>.part
 //	<dir>/<stream>/     sealed chunks, whose names are the index:
@@ -43,7 +45,6 @@ import (
 var (
 	ErrFull     = errors.New("ring is full of pinned chunks")
 	ErrDiskFull = errors.New("the ring's file system is full")
-	ErrInUse    = errors.New("ring is in use")
 	ErrClosed   = errors.New("ring is closed")
 )
 
@@ -60,6 +61,9 @@ type Options struct {
 	PartSize int64            // bytes set aside for each open part; DefaultPartSize when 0
 	Now      func() time.Time // for the expiry of pins, and pacing; time.Now when nil
 	Logger   *slog.Logger     // of failures that nobody is there to be told; none when nil
+
+	Owner    string // whose ring it is, on one line; an OwnerError when it is another's
+	TakeOver bool   // the ring of another owner becomes this one's
 }
 
 // MinParts is how many parts a ring must have room for.
@@ -92,8 +96,6 @@ type Ring struct {
 	done   chan struct{} // closed when the sealer has ended
 	close  sync.Once
 
-	saveFails bool // the last regular save did; the sealer's
-
 	mu       sync.Mutex
 	sealed   []*chunk // in order of Last, First, Hash
 	byName   map[string]*chunk
@@ -106,6 +108,7 @@ type Ring struct {
 	dirty    bool // state differs from what was last encoded
 	seq      uint64
 	saved    time.Time // when state was last encoded
+	trouble  error     // of the last regular save
 
 	saveMu   sync.Mutex // after mu, never before it
 	savedSeq uint64     // of the state on disk; by saveMu
@@ -123,8 +126,8 @@ type chunk struct {
 
 // Open opens the ring in dir, which it makes when it is not there, and recovers
 // what an earlier process left: parts it was writing are sealed as far as their
-// records are whole. The caller closes the ring. ErrInUse when another process
-// has it open.
+// records are whole. The caller closes the ring. An InUseError when another
+// process has it open.
 func Open(dir string, opt Options) (*Ring, error) {
 	if opt.PartSize == 0 {
 		opt.PartSize = DefaultPartSize
@@ -142,7 +145,11 @@ func Open(dir string, opt Options) (*Ring, error) {
 	if err := os.MkdirAll(filepath.Join(dir, openDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make ring: %w", err)
 	}
-	lock, err := takeLock(filepath.Join(dir, "lock"))
+	lock, err := takeLock(dir)
+	var used *InUseError
+	if errors.As(err, &used) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open ring %s: %w", dir, err)
 	}
@@ -150,6 +157,11 @@ func Open(dir string, opt Options) (*Ring, error) {
 		dir: dir, opt: opt, lock: lock, byName: map[string]*chunk{}, open: map[string]int{},
 		jobs: make(chan job, 8), wake: make(chan struct{}, 1),
 		closed: make(chan struct{}), done: make(chan struct{}),
+	}
+	r.still()
+	if err := r.claim(); err != nil {
+		lock.Close()
+		return nil, err
 	}
 	if err := r.recover(); err != nil {
 		lock.Close()
@@ -174,6 +186,7 @@ func (r *Ring) Close() error {
 		r.dirty = true
 		r.mu.Unlock()
 		err = errors.Join(err, r.withRoom(4096, r.save))
+		r.still()
 		r.lock.Close()
 	})
 	return err
@@ -239,6 +252,14 @@ func (r *Ring) Usage() Usage {
 		}
 	}
 	return u
+}
+
+// Trouble is what keeps the ledger from the disk: without it, what is recorded
+// now counts as not recorded after a crash. Nil when nothing does.
+func (r *Ring) Trouble() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.trouble
 }
 
 // Drain waits until everything that was sealed before is durable and listed.

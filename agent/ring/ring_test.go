@@ -198,7 +198,8 @@ func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir, testOptions())
 	_, err := Open(dir, testOptions())
-	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+	var used *InUseError
+	if !errors.As(err, &used) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("second open: %v", err)
 	}
 }

@@ -67,8 +67,11 @@ func (r *Ring) saveIfDue() {
 		return
 	}
 	err := r.save()
-	if (err != nil) != r.saveFails {
-		r.saveFails = err != nil
+	r.mu.Lock()
+	failed := r.trouble != nil
+	r.trouble = err
+	r.mu.Unlock()
+	if (err != nil) != failed {
 		if err != nil {
 			r.opt.Logger.Warn("cannot save the ring's ledger; will go on trying", "err", err)
 		} else {

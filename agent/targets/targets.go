@@ -129,6 +129,14 @@ func (w *Watcher) Targets() packets.Targets {
 	return w.last
 }
 
+// Blind tells whether some pods are to be recorded, and none is since it is not
+// known which run.
+func (w *Watcher) Blind() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cfg.Selection.Selective() && !w.known
+}
+
 // blindEvery is in which pieces blind times are told, so that a snapshot that is
 // made meanwhile knows of them.
 const blindEvery = 250 * time.Millisecond

@@ -62,6 +62,7 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed, 4 partial.`,
 		Commands: []*cli.Command{
 			upCommand(),
 			agentCommand(),
+			agentReadyCommand(),
 			hubCommand(),
 			{
 				Name:    "snapshot",

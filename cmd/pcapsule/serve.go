@@ -36,9 +36,13 @@ func hubFlags() []cli.Flag {
 
 func daemonFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "data-dir", EnvVars: []string{"PCAPSULE_DATA_DIR"}, Value: defaultDataDir(), Usage: "keep everything local in `DIR`"},
+		dataDirFlag(),
 		&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "`LEVEL`: debug, info, warn or error"},
 	}
+}
+
+func dataDirFlag() cli.Flag {
+	return &cli.StringFlag{Name: "data-dir", EnvVars: []string{"PCAPSULE_DATA_DIR"}, Value: defaultDataDir(), Usage: "keep everything local in `DIR`"}
 }
 
 // defaultDataDir is the system's place for root, and the user's for others.

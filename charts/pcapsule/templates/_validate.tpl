@@ -97,3 +97,31 @@ do about it.
 {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/*
+Another release's agents with the same folder on the nodes: each ring has one owner. What
+the cluster says; nothing, where only templates are rendered, and agents refuse it then.
+Releases whose node selectors exclude each other share no node.
+*/}}
+{{- define "pcapsule.checkRing" -}}
+{{- $root := . -}}
+{{- $path := clean .Values.agent.ring.hostPath -}}
+{{- $mine := .Values.agent.nodeSelector | default dict -}}
+{{- range (lookup "apps/v1" "DaemonSet" "" "").items -}}
+{{- $labels := .metadata.labels | default dict -}}
+{{- $agents := and (eq (get $labels "app.kubernetes.io/name") "pcapsule") (eq (get $labels "app.kubernetes.io/component") "agent") -}}
+{{- $other := printf "%s/%s" .metadata.namespace (get $labels "app.kubernetes.io/instance") -}}
+{{- if and $agents (ne $other (printf "%s/%s" $root.Release.Namespace $root.Release.Name)) -}}
+{{- $theirs := .spec.template.spec.nodeSelector | default dict -}}
+{{- $apart := false -}}
+{{- range $key, $value := $mine -}}
+{{- if and (hasKey $theirs $key) (ne (get $theirs $key) $value) -}}{{- $apart = true -}}{{- end -}}
+{{- end -}}
+{{- range .spec.template.spec.volumes -}}
+{{- if and .hostPath (not $apart) (eq (clean .hostPath.path) $path) -}}
+{{- fail (printf "release %s has its ring in %s on the same nodes: set agent.ring.hostPath to a folder of this release's own, for example %s-%s" $other $path $path $root.Release.Name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
