@@ -62,7 +62,7 @@ func TestPcap(t *testing.T) {
 	if !bytes.Equal(all, read(api.PcapQuery{})) {
 		t.Error("the same request gives other bytes")
 	}
-	some := read(api.PcapQuery{From: start, To: start.Add(100 * time.Millisecond), Nodes: []string{"a"}, Format: "pcap"})
+	some := read(api.PcapQuery{Range: manifest.Between(manifest.NanosOf(start), manifest.NanosOf(start.Add(100*time.Millisecond))), Nodes: []string{"a"}, Format: "pcap"})
 	if n := bytes.Count(some, []byte(": packet ")); n != 100 || bytes.Contains(some, []byte("b: packet")) {
 		t.Errorf("%d packets of a in a tenth of a second, want 100", n)
 	}
@@ -77,6 +77,9 @@ func TestPcap(t *testing.T) {
 		{"outage", "?interface=wlan0", 404, api.CodeNotFound},
 		{"outage", "?format=erf", 400, api.CodeInvalid},
 		{"outage", "?from=yesterday", 400, api.CodeInvalid},
+		{"outage", "?from=", 400, api.CodeInvalid},
+		{"outage", "?to=10000-01-01T00:00:00Z", 400, api.CodeInvalid},
+		{"outage", "?to=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z", 400, api.CodeInvalid},
 		{"outage", "?nodes=a", 400, api.CodeInvalid},
 		{"outage", "?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", 400, api.CodeInvalid},
 	} {
@@ -87,6 +90,48 @@ func TestPcap(t *testing.T) {
 		b := readAll(t, resp.Body)
 		if resp.StatusCode != test.status || !bytes.Contains(b, []byte(`"code":"`+test.code+`"`)) || resp.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s%s: %s %s", test.ref, test.query, resp.Status, b)
+		}
+	}
+}
+
+// TestPcapTimes asks for times that no clock tells: each is what it says, zero
+// too, and an export without packets says why.
+func TestPcapTimes(t *testing.T) {
+	s, _, start := stocked(t, 1)
+	for _, tt := range []struct {
+		from, to string
+		packets  bool
+	}{
+		{"", "9999-12-31T23:59:59Z", true},
+		{"0000-01-01T00:00:00Z", "", true},
+		{"1970-01-01T00:00:00Z", "2300-01-01T00:00:00Z", true},
+		{"", "1970-01-01T00:00:00Z", false},
+		{"", "0001-01-01T00:00:00Z", false},
+		{"2300-01-01T00:00:00Z", "", false},
+		{"2300-01-01T00:00:00Z", "9999-12-31T23:59:59Z", false},
+		{start.Add(-time.Hour).Format(time.RFC3339Nano), start.Format(time.RFC3339Nano), false},
+	} {
+		var q api.PcapQuery
+		for _, end := range []struct {
+			s  string
+			to **manifest.Nanos
+		}{{tt.from, &q.Range.From}, {tt.to, &q.Range.To}} {
+			if end.s == "" {
+				continue
+			}
+			ns, err := manifest.ParseTime(end.s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			*end.to = &ns
+		}
+		out, err := s.client().Pcap(t.Context(), "outage", q)
+		if err != nil {
+			t.Fatalf("from %q to %q: %v", tt.from, tt.to, err)
+		}
+		b := readAll(t, out)
+		if got := bytes.Contains(b, []byte(": packet ")); got != tt.packets || (out.Empty() == "") != tt.packets {
+			t.Errorf("from %q to %q: packets %v, empty %q", tt.from, tt.to, got, out.Empty())
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,9 +30,13 @@ func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 		Nodes: q["node"], Interfaces: q["interface"],
 		Pods: q["pod"], Namespaces: q["namespace"], Services: q["service"],
 	}
-	for key := range q {
+	for key, values := range q {
 		switch key {
-		case "from", "to", "node", "interface", "pod", "namespace", "service", "format", "plain":
+		case "node", "interface", "pod", "namespace", "service":
+		case "from", "to", "format", "plain":
+			if len(values) > 1 {
+				return invalid("%s is given %d times: want one", key, len(values))
+			}
 		default:
 			return invalid("%.40q is no parameter of an export: there are from, to, node, interface, pod, namespace, service, format and plain", key)
 		}
@@ -42,10 +47,10 @@ func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 			return invalid("%v", err)
 		}
 	}
-	if req.From, err = queryTime(q.Get("from")); err != nil {
+	if req.Range.From, err = queryTime(q, "from"); err != nil {
 		return err
 	}
-	if req.To, err = queryTime(q.Get("to")); err != nil {
+	if req.Range.To, err = queryTime(q, "to"); err != nil {
 		return err
 	}
 	if req.Plain, err = queryBool("plain", q.Get("plain")); err != nil {
@@ -69,18 +74,20 @@ func (h *Hub) exportPcap(w http.ResponseWriter, r *http.Request) error {
 	src := pcapgen.Source{Manifest: snap.Manifest, Store: h.cfg.Store, Inventory: snap.Inventory}
 	stats, err := pcapgen.Export(r.Context(), out, src, req)
 	h.audit(r, "export", err, "snapshot", snap.ID, "name", snap.Manifest.Name, "query", r.URL.RawQuery, "packets", stats.Records, "bytes", stats.Bytes)
+	out.empty = stats.Empty
 	return out.end(err)
 }
 
-func queryTime(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
+// queryTime is the time that a parameter tells; nil when it is not there.
+func queryTime(q url.Values, name string) (*manifest.Nanos, error) {
+	if !q.Has(name) {
+		return nil, nil
 	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil || t.Year() < 1970 || t.Year() > 2261 {
-		return 0, invalid("time %.40q: want one like 2026-11-23T14:32:00Z", s)
+	t, err := manifest.ParseTime(q.Get(name))
+	if err != nil {
+		return nil, invalid("%s: %v", name, err)
 	}
-	return t.UnixNano(), nil
+	return &t, nil
 }
 
 func queryBool(name, s string) (bool, error) {
@@ -121,6 +128,7 @@ type stream struct {
 	rc       *http.ResponseController
 	trailers bool
 	begins   func() // called before the first byte leaves, so that the audit log has it whatever happens then
+	empty    string // why an export has no packets
 	begun    bool
 	sent     int64
 	count    func(n int)
@@ -146,7 +154,7 @@ func (h *Hub) stream(w http.ResponseWriter, r *http.Request, form, kind, file st
 	}
 	switch {
 	case s.trailers:
-		header.Set("Trailer", api.TrailerError+", "+api.TrailerComplete)
+		header.Set("Trailer", api.TrailerError+", "+api.TrailerComplete+", "+api.TrailerEmpty)
 	case size >= 0:
 		header.Set("Content-Length", strconv.FormatInt(size, 10))
 	}
@@ -183,6 +191,9 @@ func (s *stream) end(err error) error {
 		panic(http.ErrAbortHandler) // net/http breaks the connection, and is quiet about it
 	case s.trailers:
 		header.Set(api.TrailerComplete, "true")
+		if s.empty != "" {
+			header.Set(api.TrailerEmpty, oneLine(s.empty))
+		}
 	}
 	return nil
 }

@@ -28,16 +28,31 @@ func (n *Nanos) UnmarshalText(b []byte) error {
 // Time is n as a point in time, in UTC.
 func (n Nanos) Time() time.Time { return time.Unix(0, int64(n)).UTC() }
 
-// NanosOf is the reverse of Time.
-func NanosOf(t time.Time) Nanos { return Nanos(t.UnixNano()) }
+// The first and the last time that Nanos can hold, of the years 1677 and 2262.
+const (
+	MinNanos Nanos = math.MinInt64
+	MaxNanos Nanos = math.MaxInt64
+)
+
+// NanosOf is the reverse of Time. A time before MinNanos or after MaxNanos becomes
+// the nearer of the two.
+func NanosOf(t time.Time) Nanos {
+	switch {
+	case t.Before(MinNanos.Time()):
+		return MinNanos
+	case t.After(MaxNanos.Time()):
+		return MaxNanos
+	}
+	return Nanos(t.UnixNano())
+}
 
 // Add is n + d. It stops at the ends of what Nanos can hold instead of wrapping.
 func (n Nanos) Add(d Nanos) Nanos {
 	switch {
 	case d > 0 && n > math.MaxInt64-d:
-		return math.MaxInt64
+		return MaxNanos
 	case d < 0 && n < math.MinInt64-d:
-		return math.MinInt64
+		return MinNanos
 	}
 	return n + d
 }

@@ -33,6 +33,9 @@ func Export(ctx context.Context, w io.Writer, src Source, req Request) (Stats, e
 	if err != nil {
 		return stats, fmt.Errorf("export: %w", err)
 	}
+	if stats.Records == 0 {
+		stats.Empty = p.empty(src.Manifest, &req)
+	}
 	return stats, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"pcapsule/internal/pcapng"
+	"pcapsule/manifest"
 )
 
 // samePackets compares one by one: a diff of thousands takes half a minute.
@@ -76,7 +77,7 @@ func TestOrderOfMany(t *testing.T) {
 	for seed := range uint64(60) {
 		s := mixed(t, seed, 1+int(seed%5), 1+int(seed*7%40))
 		from, to := t0+int64(seed%9), t0+int64(10+seed*3)
-		b, _ := s.export(Request{From: from, To: to})
+		b, _ := s.export(Request{Range: manifest.Between(manifest.Nanos(from), manifest.Nanos(to))})
 		got, err := parse(b)
 		if err != nil {
 			t.Fatal(err)

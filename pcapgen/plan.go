@@ -26,6 +26,7 @@ type node struct {
 	name     string
 	from, to int64 // the window by the node's own clock
 	drops    uint64
+	recorded manifest.Interval // from its first packet to after its last, by its own clock; empty when there is none
 
 	// The number in the output of each of its interfaces, and notWanted for
 	// those that were not chosen.
@@ -63,17 +64,11 @@ type outInterface struct {
 // store's.
 func makePlan(ctx context.Context, src Source, req Request) (*plan, error) {
 	m := src.Manifest
-	if req.From != 0 && req.To != 0 && req.From >= req.To {
-		return nil, fmt.Errorf("%w: from %s to %s", ErrWindow, clock(req.From), clock(req.To))
+	if req.Range.Backwards() {
+		return nil, fmt.Errorf("%w: from %s to %s", ErrWindow, clock(int64(*req.Range.From)), clock(int64(*req.Range.To)))
 	}
-	p := &plan{from: int64(m.Window.From), to: int64(m.Window.To)}
-	if req.From != 0 {
-		p.from = max(p.from, req.From)
-	}
-	if req.To != 0 {
-		p.to = min(p.to, req.To)
-	}
-	p.to = max(p.to, p.from)
+	window := req.Range.Within(m.Window)
+	p := &plan{from: int64(window.From), to: int64(window.To)}
 
 	chosen, err := chooseNodes(m, req.Nodes)
 	if err != nil {
@@ -186,6 +181,10 @@ func (p *plan) addChunks(ctx context.Context, src Source, mn *manifest.Node, at 
 		for _, e := range entries {
 			order++
 			first, last := int64(e.First), int64(e.Last)
+			if n.recorded == (manifest.Interval{}) {
+				n.recorded.From = e.First
+			}
+			n.recorded.To = max(n.recorded.To, e.Last.Add(1))
 			if last < n.from || first >= n.to {
 				continue
 			}

@@ -14,6 +14,8 @@ import (
 
 	"pcapsule/chunker"
 	"pcapsule/internal/capfile"
+
+	"pcapsule/manifest"
 )
 
 // command runs an independent reader and returns what it says. A machine that
@@ -110,7 +112,7 @@ func TestReadersEmpty(t *testing.T) {
 	none := newSnapshot(t)
 	for name, export := range map[string]func(Request) ([]byte, Stats){"window": s.export, "snapshot": none.export} {
 		for _, f := range []Format{PcapNG, Pcap} {
-			b, stats := export(Request{From: t0 + 100*second, To: t0 + 101*second, Format: f})
+			b, stats := export(Request{Range: manifest.Between(manifest.Nanos(t0+100*second), manifest.Nanos(t0+101*second)), Format: f})
 			if stats.Records != 0 {
 				t.Errorf("empty %s: %d records", name, stats.Records)
 			}

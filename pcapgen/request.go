@@ -40,10 +40,9 @@ func (f Format) String() string {
 // A Request says what to export. The zero Request is the whole snapshot, as
 // pcapng.
 type Request struct {
-	// From and To are nanoseconds since the Unix epoch in the hub's time; From is
-	// in the window, To is not. 0 stands for the snapshot's own. What lies
-	// outside the snapshot's window is never exported.
-	From, To int64
+	// Range is in the hub's time. What lies outside of the snapshot's window is
+	// never exported.
+	Range manifest.Range
 
 	Nodes      []string // names; all when empty
 	Interfaces []string // names, on every chosen node; all when empty
@@ -88,6 +87,7 @@ type Stats struct {
 	Bytes   int64  // written
 	Chunks  int    // read
 	Drops   uint64 // packets that the kernel dropped while these chunks were recorded
+	Empty   string // without packets: why, for people
 }
 
 // ErrWindow is wrapped by the error for a window that ends before it begins.

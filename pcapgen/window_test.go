@@ -67,11 +67,11 @@ func TestWindow(t *testing.T) {
 			s := *s
 			s.t = t
 			req := Request{Nodes: tt.nodes}
-			if tt.from != 0 {
-				req.From = t0 + tt.from
+			if from := manifest.Nanos(t0 + tt.from); tt.from != 0 {
+				req.Range.From = &from
 			}
-			if tt.to != 0 {
-				req.To = t0 + tt.to
+			if to := manifest.Nanos(t0 + tt.to); tt.to != 0 {
+				req.Range.To = &to
 			}
 			b, stats := s.export(req)
 			got, err := parse(b)
@@ -95,8 +95,41 @@ func TestWindow(t *testing.T) {
 func TestSnapshotWindow(t *testing.T) {
 	s := seconds(t)
 	s.m.Window = manifest.Interval{From: t0 + 5*second, To: t0 + 7*second}
-	if _, stats := s.export(Request{From: t0, To: t0 + 100*second}); stats.Records != 4 {
+	if _, stats := s.export(Request{Range: manifest.Between(manifest.Nanos(t0), manifest.Nanos(t0+100*second))}); stats.Records != 4 {
 		t.Errorf("%d records, want 4", stats.Records)
+	}
+}
+
+// An export without packets says where it looked, and for what.
+func TestEmpty(t *testing.T) {
+	s := seconds(t)
+	at := func(d int64) *manifest.Nanos { n := manifest.Nanos(t0 + d); return &n }
+	zero := manifest.Nanos(0)
+	for _, tt := range []struct {
+		name string
+		req  Request
+		says []string
+	}{
+		{"before the window", Request{Range: manifest.Range{To: &zero}}, []string{"to 1970-01-01T00:00:00Z", "outside", "2023-11-14T22:13:20Z"}},
+		{"after the window", Request{Range: manifest.Range{From: at(5000 * second)}}, []string{"outside", "2023-11-14T23:13:20Z"}},
+		{"after the packets", Request{Nodes: []string{"a"}, Range: manifest.Range{From: at(1000 * second)}},
+			[]string{"node a are from 2023-11-14T22:13:20Z to 2023-11-14T22:13:59", "none is from 2023-11-14T22:30:00Z"}},
+		{"between packets", Request{Range: manifest.Range{From: at(3*second + 1), To: at(3*second + 2)}}, []string{"nodes a, b recorded no packet from 2023-11-14T22:13:23.000000001Z"}},
+		{"no such interface then", Request{Nodes: []string{"a"}, Interfaces: []string{"tun0"}, Range: manifest.Range{From: at(2 * second), To: at(2*second + 1)}},
+			[]string{"node a", "interface tun0"}},
+	} {
+		_, stats := s.export(tt.req)
+		if stats.Records != 0 {
+			t.Errorf("%s: %d records", tt.name, stats.Records)
+		}
+		for _, want := range tt.says {
+			if !strings.Contains(stats.Empty, want) {
+				t.Errorf("%s: %q does not say %q", tt.name, stats.Empty, want)
+			}
+		}
+	}
+	if _, stats := s.export(Request{}); stats.Empty != "" {
+		t.Errorf("%d records, and yet %q", stats.Records, stats.Empty)
 	}
 }
 
@@ -154,7 +187,7 @@ func TestRefused(t *testing.T) {
 		{"mixed link types", Request{Format: Pcap},
 			func(err error) bool { return errors.As(err, &mixed) && len(mixed.Interfaces) == 4 },
 			[]string{"Ethernet on a:eth0, b:eth0", "raw IP on a:tun0, b:tun0", "--format pcapng", "--interface", "--node"}},
-		{"window", Request{From: t0 + 2, To: t0 + 1},
+		{"window", Request{Range: manifest.Between(manifest.Nanos(t0+2), manifest.Nanos(t0+1))},
 			func(err error) bool { return errors.Is(err, ErrWindow) }, []string{"2023-11-14T22:13:20.000000002Z"}},
 	}
 	for _, tt := range tests {

@@ -37,7 +37,7 @@ func agentKubernetes(c *cli.Context, cfg *agent.Config) error {
 		return nil
 	}
 	var err error
-	cfg.Pods, err = targets.NewSelection(c.String("pod-regex"), c.StringSlice("pod-namespaces"), c.StringSlice("exclude-namespaces"))
+	cfg.Pods, err = targets.NewSelection(c.String("pod-regex"), names(c, "pod-namespaces"), names(c, "exclude-namespaces"))
 	if err != nil {
 		return usagef("--pod-regex: %v", err)
 	}

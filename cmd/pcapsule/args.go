@@ -83,3 +83,14 @@ func addAll(m map[string]bool, cmds []*cli.Command) {
 		addAll(m, c.Subcommands)
 	}
 }
+
+// names are the values of a flag whose names hold no comma: an environment
+// variable can name several only with commas between them.
+func names(c *cli.Context, flag string) (list []string) {
+	for _, value := range c.StringSlice(flag) {
+		for name := range strings.SplitSeq(value, ",") {
+			list = append(list, strings.TrimSpace(name))
+		}
+	}
+	return list
+}

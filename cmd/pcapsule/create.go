@@ -76,14 +76,17 @@ func windowFlags(c *cli.Context, req *api.CreateRequest) (err error) {
 	case !c.IsSet("from"):
 		return usagef("which window? --last 5m, or --from TIME and --to TIME")
 	}
-	if req.From, err = parseTime(c.String("from"), now); err != nil {
+	from, err := parseMoment(c.String("from"), now.Location())
+	if err != nil {
 		return usagef("--from: %v", err)
 	}
-	req.To = now
+	req.From, req.To = from.before(now), now
 	if c.IsSet("to") {
-		if req.To, err = parseTime(c.String("to"), now); err != nil {
+		to, err := parseMoment(c.String("to"), now.Location())
+		if err != nil {
 			return usagef("--to: %v", err)
 		}
+		req.To = to.before(now)
 	}
 	if !req.From.Before(req.To) {
 		return usagef("the window ends at %s, which is not after its start at %s", stamp(req.To), stamp(req.From))

@@ -6,7 +6,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -33,7 +32,7 @@ themselves, a line each, as cluster/FORMAT.md describes them.
 		Flags: flags([]cli.Flag{
 			&cli.StringSliceFlag{Name: "namespace", Usage: "only what is in namespace `NAME`; may be repeated, * stands for any characters"},
 			&cli.StringSliceFlag{Name: "pod", Usage: "only what is about the pod `NAMESPACE/NAME`, or NAME in any namespace; may be repeated, * stands for any characters"},
-			&cli.StringFlag{Name: "from", Usage: "only from `TIME` on: RFC 3339, or 14:32 for today"},
+			&cli.StringFlag{Name: "from", Usage: "only from `TIME` on: RFC 3339, or 14:32 on the day of the snapshot"},
 			&cli.StringFlag{Name: "to", Usage: "only before `TIME`"},
 			outputFlag(),
 		}, takeFlags(), targetFlags()),
@@ -47,10 +46,6 @@ func events(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	from, to, err := timeRange(c)
-	if err != nil {
-		return err
-	}
 	snap, src, err := openSnapshot(c, ref)
 	if err != nil {
 		return err
@@ -61,13 +56,12 @@ func events(c *cli.Context) error {
 	if err := accept(c, snap); err != nil {
 		return err
 	}
-	window := snap.Manifest.Window
-	if from == 0 {
-		from = int64(window.From)
+	asked, err := timeRange(c, func() (manifest.Interval, error) { return snap.Manifest.Window, nil })
+	if err != nil {
+		return err
 	}
-	if to == 0 {
-		to = int64(window.To)
-	}
+	span := asked.Of(snap.Manifest.Window)
+	from, to := int64(span.From), int64(span.To)
 	about, err := aboutOf(c)
 	if err != nil {
 		return err
@@ -79,28 +73,11 @@ func events(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return writeNotes(c.App.Writer, t, about)
-}
-
-// timeRange reads --from and --to; 0 is what is not given.
-func timeRange(c *cli.Context) (from, to int64, err error) {
-	now := time.Now()
-	for _, f := range []struct {
-		name string
-		to   *int64
-	}{{"from", &from}, {"to", &to}} {
-		if c.IsSet(f.name) {
-			t, err := parseTime(c.String(f.name), now)
-			if err != nil {
-				return 0, 0, usagef("--%s: %v", f.name, err)
-			}
-			*f.to = t.UnixNano()
-		}
+	shown, err := writeNotes(c.App.Writer, t, about)
+	if err == nil && shown == 0 {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: no events from %s to %s that are about what was asked for\n", exact(span.From.Time()), exact(span.To.Time()))
 	}
-	if from != 0 && to != 0 && from >= to {
-		return 0, 0, usagef("--to is not after --from")
-	}
-	return from, to, nil
+	return err
 }
 
 // openSnapshot finds a snapshot in a store or at a hub, to read what it holds. Of
@@ -166,7 +143,8 @@ func aboutOf(c *cli.Context) (func(cluster.Ref) bool, error) {
 	}, nil
 }
 
-func writeNotes(w io.Writer, t *cluster.Table, about func(cluster.Ref) bool) error {
+// writeNotes writes a table of what happened, and tells how much that is.
+func writeNotes(w io.Writer, t *cluster.Table, about func(cluster.Ref) bool) (shown int, err error) {
 	rows := [][]string{{"TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"}}
 	notes, lost := t.Notes()
 	for i := range notes {
@@ -187,13 +165,12 @@ func writeNotes(w io.Writer, t *cluster.Table, about func(cluster.Ref) bool) err
 		})
 	}
 	if err := writeTable(w, rows...); err != nil {
-		return err
+		return 0, err
 	}
 	if lost > 0 {
-		_, err := fmt.Fprintf(w, "and %s more: choose a part with --from and --to\n", count(lost, "event"))
-		return err
+		_, err = fmt.Fprintf(w, "and %s more: choose a part with --from and --to\n", count(lost, "event"))
 	}
-	return nil
+	return len(rows) - 1 + lost, err
 }
 
 // writeRecords writes what changed and what was reported, as it was recorded. What
@@ -213,7 +190,7 @@ func writeRecords(c *cli.Context, src pcapgen.Source, from, to int64, about func
 			return nil
 		case r.Op == cluster.OpEvent:
 			of = r.Event.About
-			key := fmt.Sprint(r.Event.UID, " ", r.Event.Count, " ", r.Event.Last.UnixNano())
+			key := fmt.Sprint(r.Event.UID, " ", r.Event.Count, " ", int64(manifest.NanosOf(r.Event.Last)))
 			if seen[key] {
 				return nil
 			}

@@ -95,6 +95,9 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed, 4 partial.`,
 			completionCommand(),
 			versionCommand(),
 		},
+		// Names of interfaces hold commas. Flags that take a list split it by itself.
+		DisableSliceFlagSeparator: true,
+
 		EnableBashCompletion: true,
 		HideVersion:          true,
 		Reader:               stdin,

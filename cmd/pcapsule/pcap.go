@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"pcapsule/internal/api"
+	"pcapsule/manifest"
 	"pcapsule/pcapgen"
 )
 
@@ -49,7 +49,7 @@ each packet with who it is from and to, and a row for each event of the cluster.
 			&cli.StringSliceFlag{Name: "pod", Usage: "only packets from or to this pod: `NAMESPACE/NAME`; may be repeated"},
 			&cli.StringSliceFlag{Name: "namespace", Usage: "only packets from or to pods and services of the namespace `NAME`; may be repeated"},
 			&cli.StringSliceFlag{Name: "service", Usage: "only packets from or to this service, or the pods behind it: `NAMESPACE/NAME`; may be repeated"},
-			&cli.StringFlag{Name: "from", Usage: "only packets from `TIME` on: RFC 3339, or 14:32 for today"},
+			&cli.StringFlag{Name: "from", Usage: "only packets from `TIME` on: RFC 3339, or 14:32 on the day of the snapshot"},
 			&cli.StringFlag{Name: "to", Usage: "only packets before `TIME`"},
 			&cli.BoolFlag{Name: "plain", Usage: "packets only, without names, comments and events"},
 			&cli.StringFlag{Name: "format", Value: pcapgen.PcapNG.String(), Usage: "`FORMAT`: pcapng or pcap"},
@@ -64,15 +64,22 @@ func exportPcap(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	req, err := exportRequest(c)
+	req, err := exportRequest(c, ref)
 	if err != nil {
 		return err
 	}
+	var empty string
 	p := newProgress(c.App.ErrWriter, "export "+ref)
-	err = writeOutput(c, func(w io.Writer) error { return export(c, ref, req, p.writer(w)) })
+	err = writeOutput(c, func(w io.Writer) (err error) {
+		empty, err = export(c, ref, req, p.writer(w))
+		return err
+	})
 	p.end()
 	if err != nil {
 		return err
+	}
+	if empty != "" {
+		fmt.Fprintln(c.App.ErrWriter, "pcapsule: no packets: "+oneLine(empty))
 	}
 	if name := c.String("write"); name != "" && name != "-" {
 		fmt.Fprintf(c.App.ErrWriter, "wrote %s: %s\n", name, size(p.done))
@@ -80,53 +87,67 @@ func exportPcap(c *cli.Context) error {
 	return nil
 }
 
-func exportRequest(c *cli.Context) (req pcapgen.Request, err error) {
+func exportRequest(c *cli.Context, ref string) (req pcapgen.Request, err error) {
 	req.Nodes, req.Interfaces = c.StringSlice("node"), c.StringSlice("interface")
 	req.Pods, req.Namespaces, req.Services = c.StringSlice("pod"), c.StringSlice("namespace"), c.StringSlice("service")
 	req.Plain = c.Bool("plain")
 	if req.Format, err = pcapgen.ParseFormat(c.String("format")); err != nil {
 		return req, usagef("--format: %v", err)
 	}
-	req.From, req.To, err = timeRange(c)
+	req.Range, err = timeRange(c, func() (manifest.Interval, error) { return windowOf(c, ref) })
 	return req, err
 }
 
-// export writes the capture to w.
-func export(c *cli.Context, ref string, req pcapgen.Request, w io.Writer) error {
+// windowOf is the window of a snapshot.
+func windowOf(c *cli.Context, ref string) (manifest.Interval, error) {
 	if hasStore(c) {
-		a, snap, err := findStored(c, ref)
+		_, snap, err := findStored(c, ref)
 		if err != nil {
-			return err
+			return manifest.Interval{}, err
 		}
-		if err := accept(c, snap); err != nil {
-			return err
-		}
-		_, err = pcapgen.Export(c.Context, w, pcapgen.Source{Manifest: snap.Manifest, Store: a.Store(), Inventory: snap.Inventory}, req)
-		return err
+		return snap.Manifest.Window, nil
 	}
 	client, err := openHub(c)
 	if err != nil {
-		return err
+		return manifest.Interval{}, err
+	}
+	snap, err := client.Snapshot(c.Context, ref)
+	if err != nil {
+		return manifest.Interval{}, err
+	}
+	return manifest.Interval{From: manifest.NanosOf(snap.Start), To: manifest.NanosOf(snap.End)}, nil
+}
+
+// export writes the capture to w. Where it has no packets, empty says why.
+func export(c *cli.Context, ref string, req pcapgen.Request, w io.Writer) (empty string, err error) {
+	if hasStore(c) {
+		a, snap, err := findStored(c, ref)
+		if err != nil {
+			return "", err
+		}
+		if err := accept(c, snap); err != nil {
+			return "", err
+		}
+		stats, err := pcapgen.Export(c.Context, w, pcapgen.Source{Manifest: snap.Manifest, Store: a.Store(), Inventory: snap.Inventory}, req)
+		return stats.Empty, err
+	}
+	client, err := openHub(c)
+	if err != nil {
+		return "", err
 	}
 	q := api.PcapQuery{
-		Nodes: req.Nodes, Interfaces: req.Interfaces, Pods: req.Pods, Namespaces: req.Namespaces, Services: req.Services,
+		Range: req.Range, Nodes: req.Nodes, Interfaces: req.Interfaces, Pods: req.Pods, Namespaces: req.Namespaces, Services: req.Services,
 		Format: req.Format.String(), Plain: req.Plain,
-	}
-	if req.From != 0 {
-		q.From = time.Unix(0, req.From)
-	}
-	if req.To != 0 {
-		q.To = time.Unix(0, req.To)
 	}
 	id, err := client.accepted(c, ref)
 	if err != nil {
-		return err
+		return "", err
 	}
 	body, err := client.Pcap(c.Context, id, q)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer body.Close()
 	_, err = io.Copy(w, body)
-	return err
+	return body.Empty(), err
 }

@@ -82,7 +82,7 @@ type served struct {
 // connections with the store are among own, which may be nil.
 func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served, error) {
 	cfg := hub.Config{
-		Version: versionString(), Logger: logger, Hosts: append(hostNames(c.String("listen")), c.StringSlice("host")...),
+		Version: versionString(), Logger: logger, Hosts: append(hostNames(c.String("listen")), names(c, "host")...),
 	}
 	// Whatever else is logged: who did what is, as the API server does it.
 	cfg.Audit = slog.New(slog.NewJSONHandler(c.App.ErrWriter, nil))

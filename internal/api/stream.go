@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"pcapsule/manifest"
 )
 
 // How a stream ends. A client that understands trailers says so in a request
@@ -21,6 +23,7 @@ const (
 	HeaderLength    = "Pcapsule-Length"   // of the answer: bytes that will come, where known
 	TrailerError    = "Pcapsule-Error"    // what went wrong, one line
 	TrailerComplete = "Pcapsule-Complete" // "true": that was all
+	TrailerEmpty    = "Pcapsule-Empty"    // of an export without packets: why, one line
 )
 
 // Formats of an export.
@@ -32,7 +35,7 @@ const (
 // A PcapQuery says which packets of a snapshot to export; its zero value is all
 // of them, as pcapng.
 type PcapQuery struct {
-	From, To   time.Time // half open, in UTC; zero is the snapshot's end of the window
+	Range      manifest.Range
 	Nodes      []string
 	Interfaces []string
 
@@ -49,11 +52,11 @@ const CodeUnknownName = "unknown-name"
 
 func (q PcapQuery) values() url.Values {
 	v := url.Values{}
-	if !q.From.IsZero() {
-		v.Set("from", q.From.UTC().Format(time.RFC3339Nano))
+	if q.Range.From != nil {
+		v.Set("from", q.Range.From.Time().Format(time.RFC3339Nano))
 	}
-	if !q.To.IsZero() {
-		v.Set("to", q.To.UTC().Format(time.RFC3339Nano))
+	if q.Range.To != nil {
+		v.Set("to", q.Range.To.Time().Format(time.RFC3339Nano))
 	}
 	v["node"], v["interface"] = q.Nodes, q.Interfaces
 	v["pod"], v["namespace"], v["service"] = q.Pods, q.Namespaces, q.Services
@@ -139,6 +142,10 @@ func (s *Stream) ended(err error) error {
 		return s.c.unreachable(s.ctx, err)
 	}
 }
+
+// Empty says, once the stream was read to its end, why an export has no packets.
+// It is empty where there are some, or the hub does not say.
+func (s *Stream) Empty() string { return s.resp.Trailer.Get(TrailerEmpty) }
 
 // Close ends the stream; before its end, the hub notices and stops.
 func (s *Stream) Close() error { return s.resp.Body.Close() }
