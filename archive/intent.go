@@ -1,13 +1,16 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"pcapsule/internal/process"
 	"pcapsule/manifest"
 	"pcapsule/store"
 )
@@ -27,6 +30,7 @@ type Intent struct {
 	Owner    string          `json:"owner"` // who runs the session, for people and for TakeOver
 	Created  time.Time       `json:"created"`
 	Deadline time.Time       `json:"deadline"`          // from then on a sweep may void the session
+	Process  process.ID      `json:"process,omitzero"`  // that runs the session; whoever can tell that it has died may void the session
 	Request  json.RawMessage `json:"request,omitempty"` // what a successor needs to carry on
 }
 
@@ -95,6 +99,27 @@ type Attempt struct {
 	Outcome Outcome
 }
 
+// Who tells people who runs the session.
+func (in Intent) Who() string {
+	switch {
+	case in.Process.PID == 0:
+		return cmp.Or(in.Owner, "unknown")
+	case in.Owner == "":
+		return in.Process.String()
+	}
+	return in.Owner + ", " + in.Process.String()
+}
+
+// Dead tells whether the session can never end by itself: its process has died,
+// as far as this machine can know for certain.
+func (t Attempt) Dead() bool { return t.Outcome.State == Undecided && t.Process.Dead() }
+
+// UnderWay lists the undecided sessions, by id.
+func (a *Archive) UnderWay(ctx context.Context) ([]Attempt, error) {
+	all, err := a.Intents(ctx)
+	return slices.DeleteFunc(all, func(t Attempt) bool { return t.Outcome.State != Undecided }), err
+}
+
 // Intents lists the sessions whose intents are in the store, by id, which is in
 // order of creation. Those that have ended are among them until a sweep, or
 // their successor, takes the intent away.
@@ -124,16 +149,11 @@ func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, er
 	}
 	known := make([]bool, len(all))
 	err = a.each(ctx, len(all), func(ctx context.Context, i int) error {
-		t := &all[i]
-		b, err := store.ReadAll(ctx, a.st, manifest.IntentPath(t.ID), maxIntent)
+		t, err := a.attempt(ctx, all[i].ID, all[i].Created)
 		if absent(err) {
 			return nil // taken away since, so the session has ended
 		}
-		if err != nil {
-			return fmt.Errorf("read intent of session %s: %w", t.ID, err)
-		}
-		t.Intent, known[i] = decodeIntent(b, t.ID, t.Created), true
-		t.Outcome, err = a.outcome(ctx, t.ID, true)
+		all[i], known[i] = t, true
 		return err
 	})
 	if err != nil {
@@ -148,6 +168,20 @@ func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, er
 	}
 	return all[:n], stray, nil
 }
+
+// attempt reads session id, whose intent was stored at the given time.
+// ErrNotExist says that the intent has gone.
+func (a *Archive) attempt(ctx context.Context, id string, stored time.Time) (Attempt, error) {
+	b, err := store.ReadAll(ctx, a.st, manifest.IntentPath(id), maxIntent)
+	if err != nil {
+		return Attempt{}, fmt.Errorf("read intent of session %s: %w", id, err)
+	}
+	o, err := a.outcome(ctx, id, true)
+	return Attempt{decodeIntent(b, id, stored), o}, err
+}
+
+// buried is the reason for which a session of a dead process is void.
+func buried(in Intent) string { return fmt.Sprintf("its process died (%s)", in.Process) }
 
 // dropIntent takes away the intent of a session that has ended. That is
 // housekeeping: what fails is done by the next sweep.

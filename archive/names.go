@@ -9,14 +9,23 @@ import (
 // living snapshot, has the name. Two sessions that both put their intents and
 // then check cannot both miss the other: the later one finds the earlier one's
 // intent or, when that is gone, its manifest; so intents come before manifests.
+// A session of that name whose process has died is ended.
 func (a *Archive) checkName(ctx context.Context, name, id string) error {
 	attempts, _, err := a.attempts(ctx)
 	if err != nil {
 		return fmt.Errorf("look for other sessions of this name: %w", err)
 	}
 	for _, t := range attempts {
-		if t.ID != id && t.Name == name && t.Outcome.State == Undecided {
-			return fmt.Errorf("%q: %w by session %s, which is under way: choose another, or wait for it", name, ErrNameTaken, t.ID)
+		if t.ID == id || t.Name != name || t.Outcome.State != Undecided {
+			continue
+		}
+		if !t.Dead() {
+			return fmt.Errorf("%q: %w by session %s of %s, which is under way: choose another, wait for it, or end it with `pcapsule snapshot delete %s`",
+				name, ErrNameTaken, t.ID, t.Who(), t.ID)
+		}
+		// Whatever its outcome turns out to be, the manifests below show it.
+		if _, err := a.end(ctx, t.ID, buried(t.Intent)); err != nil {
+			return fmt.Errorf("end session %s, which has the name and whose process died: %w", t.ID, err)
 		}
 	}
 	ids, err := a.undeleted(ctx)

@@ -343,6 +343,21 @@ func (s *Session) commit(ctx context.Context) error {
 	return &VoidedError{ID: id, Successor: v.successor, Reason: v.reason}
 }
 
+// Standing returns nil while nobody has ended the session from outside, and the
+// *VoidedError when somebody has. It asks the store one question.
+func (s *Session) Standing(ctx context.Context) error {
+	v, err := s.a.verdict(ctx, s.Intent.ID)
+	switch {
+	case absent(err):
+		return nil
+	case err != nil:
+		return err
+	case v.void:
+		return &VoidedError{ID: s.Intent.ID, Successor: v.successor, Reason: v.reason}
+	}
+	return nil
+}
+
 // Abort ends the session without a snapshot. When it turns out to be committed
 // already, by a Commit whose answer was lost, the error is ErrDecided.
 func (s *Session) Abort(ctx context.Context) error { return s.Fail(ctx, "aborted") }

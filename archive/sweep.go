@@ -25,6 +25,9 @@ type SweepOptions struct {
 	// sessions under way have uploaded, for which a sweep would wait.
 	DryRun bool
 
+	// Waiting, when not nil, is told once of each session that the sweep waits for.
+	Waiting func(Attempt)
+
 	// Progress, when not nil, is told what goes on. Total is 0 when unknown.
 	Progress func(step string, done, total int)
 }
@@ -35,7 +38,7 @@ type SweepReport struct {
 	Condemned int   // of those, held by no snapshot
 	Deleted   int   // of those, still held by none, and deleted
 	Freed     int64 // stored bytes of those; of a dry run, of the condemned
-	Voided    int   // sessions that were ended after their deadline
+	Voided    int   // sessions that were ended: their deadline had passed, or their process died
 }
 
 // sweepPoll is how often a sweep looks after a session that it waits for.
@@ -43,17 +46,20 @@ const sweepPoll = 2 * time.Second
 
 // Sweep deletes the chunks and inventories that no living snapshot holds, then
 // what is left of deleted snapshots and of sessions that have ended. It voids
-// sessions whose deadline has passed, and waits for the others when there is
-// anything to delete.
+// sessions whose deadline has passed or whose process has died, and waits for the
+// others when there is anything to delete.
 //
 // Any number of sweeps and sessions may run at once, on any machines. A sweep
 // that dies leaves nothing to clean up: the next one completes it. It deletes
 // nothing when it cannot tell what some snapshot holds. After an error the report
 // tells what was done until then.
 func (a *Archive) Sweep(ctx context.Context, opt SweepOptions) (SweepReport, error) {
-	s := &sweep{a: a, opt: opt, held: newHeld(a)}
+	s := &sweep{a: a, opt: opt, held: newHeld(a), waited: map[string]bool{}}
 	if s.opt.Wait == nil {
 		s.opt.Wait = wait
+	}
+	if s.opt.Waiting == nil {
+		s.opt.Waiting = func(Attempt) {}
 	}
 	if s.opt.Progress == nil {
 		s.opt.Progress = func(string, int, int) {}
@@ -79,7 +85,9 @@ type sweep struct {
 	a          *Archive
 	opt        SweepOptions
 	held       *held
-	candidates []candidate // content that nobody holds, as far as is known
+	since      time.Time       // only what was stored from then on is a candidate; zero: all
+	candidates []candidate     // content that nobody holds, as far as is known
+	waited     map[string]bool // sessions that Waiting was told of
 	report     SweepReport
 }
 
@@ -140,7 +148,7 @@ func (s *sweep) scan(ctx context.Context) error {
 			if s.report.Scanned++; s.report.Scanned%1000 == 0 {
 				s.opt.Progress("scanning", s.report.Scanned, 0)
 			}
-			if !s.held.has(info.Key) {
+			if !s.held.has(info.Key) && !info.Modified.Before(s.since) {
 				s.candidates = append(s.candidates, candidate{info.Key, info.Size})
 			}
 		}
@@ -178,13 +186,16 @@ func (s *sweep) settle(ctx context.Context) error {
 // before there is an outcome.
 func (s *sweep) await(ctx context.Context, t Attempt) error {
 	for t.Outcome.State == Undecided {
-		left := t.Deadline.Sub(s.opt.Now())
-		if left <= 0 {
-			_, err := s.void(ctx, t.Intent)
+		if why := s.hopeless(t); why != "" {
+			_, err := s.void(ctx, t.ID, why)
 			return err
 		}
+		if !s.waited[t.ID] {
+			s.waited[t.ID] = true
+			s.opt.Waiting(t)
+		}
 		s.opt.Progress("waiting for session "+t.ID, 0, 0)
-		if err := s.opt.Wait(ctx, min(left, sweepPoll)); err != nil {
+		if err := s.opt.Wait(ctx, min(t.Deadline.Sub(s.opt.Now()), sweepPoll)); err != nil {
 			return fmt.Errorf("wait for session %s: %w", t.ID, err)
 		}
 		var err error
@@ -195,12 +206,23 @@ func (s *sweep) await(ctx context.Context, t Attempt) error {
 	return nil
 }
 
-// void ends a session past its deadline.
-func (s *sweep) void(ctx context.Context, in Intent) (Outcome, error) {
-	o, err := s.a.Void(ctx, in.ID, "", "a sweep found it past its deadline, "+in.Deadline.UTC().Format(time.RFC3339))
+// hopeless says why an undecided session need not be waited for, empty if it must.
+func (s *sweep) hopeless(t Attempt) string {
+	switch {
+	case !s.opt.Now().Before(t.Deadline):
+		return "a sweep found it past its deadline, " + t.Deadline.UTC().Format(time.RFC3339)
+	case t.Dead():
+		return buried(t.Intent)
+	}
+	return ""
+}
+
+// void ends a session that need not be waited for.
+func (s *sweep) void(ctx context.Context, id, why string) (Outcome, error) {
+	o, err := s.a.Void(ctx, id, "", why)
 	if err == nil && o.State == Voided {
 		s.report.Voided++
-		s.held.voids[in.ID] = true
+		s.held.voids[id] = true
 	}
 	return o, err
 }
@@ -253,7 +275,7 @@ func (s *sweep) delete(ctx context.Context) error {
 	return err
 }
 
-// tidy ends sessions past their deadline, whose names nobody else could take. Then
+// tidy ends sessions that are hopeless, whose names nobody else could take. Then
 // it takes away what is left of snapshots that have a tombstone, the signatures
 // beside void markers, and the intents of sessions that have ended. Tombstones
 // and void markers stay: they are what says so.
@@ -264,8 +286,8 @@ func (s *sweep) tidy(ctx context.Context) error {
 		return err
 	}
 	for _, t := range attempts {
-		if t.Outcome.State == Undecided && !s.opt.Now().Before(t.Deadline) {
-			if t.Outcome, err = s.void(ctx, t.Intent); err != nil {
+		if why := s.hopeless(t); t.Outcome.State == Undecided && why != "" {
+			if t.Outcome, err = s.void(ctx, t.ID, why); err != nil {
 				return err
 			}
 		}

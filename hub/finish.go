@@ -12,6 +12,7 @@ import (
 
 	"pcapsule/archive"
 	"pcapsule/internal/api"
+	"pcapsule/internal/process"
 	"pcapsule/manifest"
 	"pcapsule/store"
 )
@@ -66,7 +67,7 @@ func (h *Hub) intent(s *session) (archive.Intent, error) {
 	}
 	return archive.Intent{
 		ID: s.id, Name: s.name, Kind: kind, Owner: h.owner,
-		Created: s.created.UTC(), Deadline: s.deadline.UTC(), Request: b,
+		Created: s.created.UTC(), Deadline: s.deadline.UTC(), Request: b, Process: process.Self(),
 	}, nil
 }
 
@@ -127,6 +128,43 @@ func (h *Hub) expireSessions(now time.Time) {
 			h.background(func(ctx context.Context) { h.finish(ctx, s) })
 		}
 	}
+}
+
+// watchEvery is how often a hub looks whether somebody else has ended one of its
+// sessions.
+const watchEvery = 5 * time.Second
+
+// watchSessions ends, here too, the sessions that somebody else has ended in the
+// store.
+func (h *Hub) watchSessions(now time.Time) {
+	h.mu.Lock()
+	due := !h.watching && now.Sub(h.watched) >= watchEvery
+	if due {
+		h.watching, h.watched = true, now
+	}
+	h.mu.Unlock()
+	if !due {
+		return
+	}
+	h.background(func(ctx context.Context) {
+		limited, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
+		for _, s := range h.creating() {
+			var voided *archive.VoidedError
+			if !errors.As(s.store.Standing(limited), &voided) {
+				continue // what the store cannot tell now it tells later
+			}
+			s.mu.Lock()
+			mine := s.claim()
+			s.mu.Unlock()
+			if mine {
+				h.close(s, nil, gone(s.id, voided.Successor, voided.Reason))
+			}
+		}
+		h.mu.Lock()
+		h.watching = false
+		h.mu.Unlock()
+	})
 }
 
 // finish ends a session whose parts are all settled, as its claimant. When ctx

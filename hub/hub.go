@@ -92,6 +92,9 @@ type Hub struct {
 	expected expected            // who will report again, to a hub that has just started
 	arrived  chan struct{}       // closed, and made anew, when a node reports for the first time
 	sessions map[string]*session // by id; ended ones stay for keepEnded
+	awaited  map[string]int      // sweeps under way that wait for a session, by its id
+	watching bool                // some goroutine looks whether sessions were ended in the store
+	watched  time.Time           // when that last began
 	ctx      context.Context     // of work that outlives its request; set by Run
 	stopped  bool
 	work     sync.WaitGroup
@@ -144,6 +147,7 @@ func New(cfg Config) (*Hub, error) {
 		nodes:    map[string]*node{},
 		arrived:  make(chan struct{}),
 		sessions: map[string]*session{},
+		awaited:  map[string]int{},
 
 		signers: signers, signersSig: signersSig,
 	}
@@ -226,6 +230,7 @@ const tickPeriod = time.Second
 // tick does what is due.
 func (h *Hub) tick() {
 	h.expireSessions(h.now())
+	h.watchSessions(h.now())
 	h.forgetNodes()
 }
 

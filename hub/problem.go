@@ -44,6 +44,8 @@ func problem(err error) *api.Error {
 		return refuse(http.StatusRequestEntityTooLarge, api.CodeInvalid, "the request is larger than the %d bytes allowed", tooLarge.Limit)
 	case errors.Is(err, archive.ErrNotFound):
 		return refuse(http.StatusNotFound, api.CodeNotFound, "%v", err)
+	case errors.Is(err, archive.ErrDecided):
+		return refuse(http.StatusConflict, api.CodeNotCompleted, "%v", err)
 	case errors.Is(err, archive.ErrNameTaken):
 		return refuse(http.StatusConflict, api.CodeNameTaken, "%v", err)
 	case errors.Is(err, archive.ErrAmbiguous):

@@ -279,6 +279,9 @@ func (s *session) view() api.Snapshot {
 		ID: s.id, Name: s.name, Status: api.Creating,
 		Created: s.created.UTC(), Nodes: s.req.Nodes,
 	}
+	if s.failure == nil {
+		v.Owner, v.Deadline = s.store.Intent.Who(), s.deadline.UTC()
+	}
 	if !s.req.Import {
 		v.Start, v.End = s.req.Window.From.Time(), s.req.Window.To.Time()
 	}
@@ -293,4 +296,16 @@ func (s *session) view() api.Snapshot {
 		v.Size += p.Bytes
 	}
 	return v
+}
+
+// gaveUp is the answer to whoever had the session ended.
+func (s *session) gaveUp() api.Ended {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := api.Ended{ID: s.id, Name: s.name, Owner: s.store.Intent.Who(), Created: s.created.UTC(), Uploaded: &api.Content{}}
+	for _, p := range s.parts {
+		e.Uploaded.Objects += p.progress.Chunks
+		e.Uploaded.Bytes += p.progress.Sent
+	}
+	return e
 }

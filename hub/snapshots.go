@@ -147,7 +147,20 @@ func (h *Hub) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 	// not missing.
 	list := []api.Snapshot{}
 	for _, s := range h.creating() {
-		list = append(list, s.view())
+		v := s.view()
+		v.Awaited = h.isAwaited(v.ID)
+		list = append(list, v)
+	}
+	others, err := h.archive.UnderWay(r.Context())
+	if err != nil {
+		return err
+	}
+	for _, t := range others {
+		if h.sessionByID(t.ID) == nil {
+			v := api.UnderWay(t.ID, t.Name, t.Who(), t.Created, t.Deadline, t.Dead())
+			v.Awaited = h.isAwaited(t.ID)
+			list = append(list, v)
+		}
 	}
 	stored, err := h.archive.List(r.Context())
 	if err != nil {
@@ -317,21 +330,36 @@ func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 		if mine, err := h.giveUp(r, s); mine {
 			h.audit(r, "delete", err, "snapshot", s.id, "name", s.name, "unfinished", true)
 			if err == nil {
-				w.WriteHeader(http.StatusNoContent)
+				writeJSON(w, http.StatusOK, s.gaveUp())
 			}
 			return err
 		}
 	}
-	s, err := h.find(r.Context(), ref)
-	if err != nil {
+	// Sessions of a predecessor are carried on before anything is said of them.
+	if err := h.awaitReady(r.Context()); err != nil {
 		return err
 	}
-	err = h.archive.Delete(r.Context(), s.ID, sender(r))
-	h.audit(r, "delete", err, "snapshot", s.ID, "name", s.Name())
-	if err != nil {
-		return err
+	did, err := h.archive.Remove(r.Context(), ref, sender(r))
+	if errors.Is(err, archive.ErrNotFound) {
+		if _, why := h.find(r.Context(), ref); why != nil {
+			err = why // what became of it
+		}
 	}
-	w.WriteHeader(http.StatusNoContent)
+	switch {
+	case err != nil:
+		h.audit(r, "delete", err, "snapshot", manifest.Clean(ref))
+		return err
+	case did.Session == nil:
+		h.audit(r, "delete", nil, "snapshot", did.ID, "name", did.Name)
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	h.audit(r, "delete", nil, "snapshot", did.ID, "name", did.Name, "unfinished", true)
+	ended := api.Ended{ID: did.ID, Name: did.Name, Owner: did.Session.Who(), Created: did.Session.Created, Dead: did.Session.Dead()}
+	if did.Counted {
+		ended.Uploaded = &api.Content{Objects: did.Objects, Bytes: did.Bytes}
+	}
+	writeJSON(w, http.StatusOK, ended)
 	return nil
 }
 

@@ -313,11 +313,35 @@ func (h *Hub) sweep(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	h.audit(r, "sweep-begins", nil, "dry_run", dry)
-	report, err := h.archive.Sweep(r.Context(), archive.SweepOptions{Now: h.now, DryRun: dry})
+	var waits []string
+	report, err := h.archive.Sweep(r.Context(), archive.SweepOptions{Now: h.now, DryRun: dry, Waiting: func(t archive.Attempt) {
+		waits = append(waits, t.ID)
+		h.awaits(t.ID, 1)
+		h.log.Warn("a sweep waits for a session", "session", t.ID, "name", t.Name, "owner", t.Who(), "deadline", t.Deadline)
+	}})
+	for _, id := range waits {
+		h.awaits(id, -1)
+	}
 	h.audit(r, "sweep", err, "dry_run", dry, "scanned", report.Scanned, "deleted", report.Deleted, "freed", report.Freed)
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, api.SweepReport(report))
 	return nil
+}
+
+// awaits notes that so many more sweeps wait for a session.
+func (h *Hub) awaits(id string, more int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.awaited[id] += more; h.awaited[id] == 0 {
+		delete(h.awaited, id)
+	}
+}
+
+// isAwaited tells whether a sweep waits for a session.
+func (h *Hub) isAwaited(id string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.awaited[id] > 0
 }

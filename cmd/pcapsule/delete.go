@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"os/user"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -15,10 +18,11 @@ import (
 func deleteCommand() *cli.Command {
 	return &cli.Command{
 		Name: "delete", Aliases: []string{"rm"},
-		Usage:     "delete a snapshot",
+		Usage:     "delete a snapshot, or end the making of one",
 		UsageText: "pcapsule snapshot delete REF...",
 		Description: `The snapshot is gone at once and for good. Its chunks may be held by other
-snapshots; ` + "`pcapsule sweep`" + ` frees the space of those that are not.
+snapshots; ` + "`pcapsule sweep`" + ` frees the space of those that are not. A snapshot in the
+making is given up, whoever makes it, also when its process has died.
 
    pcapsule snapshot delete outage && pcapsule sweep
    pcapsule snapshot delete outage --store /var/lib/pcapsule/store`,
@@ -37,33 +41,59 @@ func deleteSnapshots(c *cli.Context) error {
 		return err
 	}
 	for _, ref := range c.Args().Slice() {
-		if err := remove(ref); err != nil {
+		ended, err := remove(ref)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.App.Writer, "deleted %s\n", oneLine(ref))
+		if ended == nil {
+			fmt.Fprintf(c.App.Writer, "deleted %s\n", oneLine(ref))
+		} else {
+			fmt.Fprintln(c.App.Writer, oneLine(endedLine(ended, time.Now())))
+		}
 	}
 	return nil
 }
 
-func deleter(c *cli.Context) (func(ref string) error, error) {
+// endedLine says that a session was ended.
+func endedLine(e *api.Ended, now time.Time) string {
+	line := fmt.Sprintf("ended the session %s (%s) of %s, which began %s ago", e.ID, cmp.Or(e.Name, "no name"), e.Owner, roundSpan(now.Sub(e.Created)))
+	if e.Dead {
+		line += " and whose process had died"
+	}
+	switch {
+	case e.Uploaded == nil:
+		return line + ": `pcapsule sweep` frees what it had uploaded"
+	case e.Uploaded.Bytes == 0:
+		return line + "; it had uploaded nothing"
+	}
+	return line + fmt.Sprintf("; it had uploaded %s (%s) that no snapshot holds: `pcapsule sweep` frees that",
+		size(e.Uploaded.Bytes), count(e.Uploaded.Objects, "object"))
+}
+
+func deleter(c *cli.Context) (func(ref string) (*api.Ended, error), error) {
 	if hasStore(c) {
 		a, err := openArchive(c, c.String("store"))
 		if err != nil {
 			return nil, err
 		}
-		return func(ref string) error {
-			s, err := a.Find(c.Context, ref)
-			if err != nil {
-				return err
+		return func(ref string) (*api.Ended, error) {
+			did, err := a.Remove(c.Context, ref, whoAmI())
+			if err != nil || did.Session == nil {
+				return nil, err
 			}
-			return a.Delete(c.Context, s.ID, whoAmI())
+			t := did.Session
+			ended := &api.Ended{ID: did.ID, Name: did.Name, Owner: t.Who(), Created: t.Created, Dead: t.Dead()}
+			if did.Counted {
+				ended.Uploaded = &api.Content{Objects: did.Objects, Bytes: did.Bytes}
+			}
+			return ended, nil
 		}, nil
 	}
 	client, err := openHub(c)
 	if err != nil {
 		return nil, err
 	}
-	return func(ref string) error { return client.Delete(c.Context, ref) }, nil
+	return func(ref string) (*api.Ended, error) { return client.Remove(c.Context, ref) }, nil
 }
 
 // whoAmI names the user and the machine, for a tombstone or an intent.
@@ -84,7 +114,8 @@ func sweepCommand() *cli.Command {
 		Usage:     "delete the chunks that no snapshot holds any more",
 		UsageText: "pcapsule sweep [--dry-run] [--store LOCATION]",
 		Description: `Safe at any time, beside snapshots in the making and other sweeps. It waits for
-snapshots in the making first.
+snapshots in the making first, and says so; one whose process on this machine has
+died, or whose time is up, it ends.
 
    pcapsule sweep
    pcapsule sweep --dry-run
@@ -113,8 +144,48 @@ func sweep(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "%d of %d objects are held by no snapshot: a sweep would free %s\n", r.Condemned, r.Scanned, size(r.Freed))
 		return nil
 	}
-	fmt.Fprintf(c.App.Writer, "deleted %d of %d objects: freed %s\n", r.Deleted, r.Scanned, size(r.Freed))
+	ended := ""
+	if r.Voided > 0 {
+		ended = fmt.Sprintf("; ended %s that had died, or whose time was up", count(r.Voided, "session"))
+	}
+	fmt.Fprintf(c.App.Writer, "deleted %d of %d objects: freed %s%s\n", r.Deleted, r.Scanned, size(r.Freed), ended)
 	return nil
+}
+
+// tellWaiting says, once a session, what a sweep waits for, until when, and what
+// can be done about it.
+func tellWaiting(c *cli.Context, s api.Snapshot) {
+	where := ""
+	if hasStore(c) {
+		where = " --store " + c.String("store")
+	}
+	fmt.Fprintln(c.App.ErrWriter, oneLine(fmt.Sprintf(
+		"pcapsule: sweep waits for session %s (%s) of %s, which began %s ago: until it ends, or %s; `pcapsule snapshot delete %s%s` ends it now",
+		s.ID, cmp.Or(s.Name, "no name"), s.Owner, roundSpan(time.Since(s.Created)), stamp(s.Deadline), s.ID, where)))
+}
+
+// tellAwaited is tellWaiting for the sweeps of a hub, until ctx ends.
+func tellAwaited(ctx context.Context, c *cli.Context, client *api.Client) {
+	told := map[string]bool{}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		list, err := client.Snapshots(ctx)
+		if err != nil {
+			continue // the sweep itself tells what is wrong
+		}
+		for _, s := range list {
+			if s.Awaited && !told[s.ID] {
+				told[s.ID] = true
+				tellWaiting(c, s)
+			}
+		}
+	}
 }
 
 func runSweep(c *cli.Context, dry bool) (*api.SweepReport, error) {
@@ -123,13 +194,20 @@ func runSweep(c *cli.Context, dry bool) (*api.SweepReport, error) {
 		if err != nil {
 			return nil, err
 		}
+		ctx, done := context.WithCancel(c.Context)
+		var told sync.WaitGroup
+		defer told.Wait()
+		defer done()
+		told.Go(func() { tellAwaited(ctx, c, client.Client) })
 		return client.Sweep(c.Context, dry)
 	}
 	a, err := openArchive(c, c.String("store"))
 	if err != nil {
 		return nil, err
 	}
-	r, err := a.Sweep(c.Context, archive.SweepOptions{Now: time.Now, DryRun: dry})
+	r, err := a.Sweep(c.Context, archive.SweepOptions{Now: time.Now, DryRun: dry, Waiting: func(t archive.Attempt) {
+		tellWaiting(c, underWay(t))
+	}})
 	if err != nil {
 		return nil, err
 	}

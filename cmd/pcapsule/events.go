@@ -99,7 +99,7 @@ func openSnapshot(c *cli.Context, ref string) (*archive.Snapshot, pcapgen.Source
 		if err != nil {
 			return nil, pcapgen.Source{}, err
 		}
-		if s.Status == api.Creating || s.Status == api.Failed {
+		if s.Status == api.Creating || s.Status == api.Dead || s.Status == api.Failed {
 			return nil, pcapgen.Source{}, printSnapshot(c, s)
 		}
 		a = hubArchive(client)

@@ -15,6 +15,7 @@ import (
 	"pcapsule/archive"
 	"pcapsule/importer"
 	"pcapsule/internal/api"
+	proc "pcapsule/internal/process"
 	"pcapsule/manifest"
 	"pcapsule/store"
 )
@@ -106,11 +107,14 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 	now := time.Now()
 	session, err := a.Begin(c.Context, archive.Intent{
 		Name: name, Kind: archive.KindImport, Owner: whoAmI() + " " + key.Public().Fingerprint(),
-		Created: now, Deadline: now.Add(importDeadline), Request: request,
+		Created: now, Deadline: now.Add(importDeadline), Request: request, Process: proc.Self(),
 	})
 	if err != nil {
 		return nil, err
 	}
+	ctx, stop := context.WithCancelCause(c.Context)
+	defer stop(nil)
+	go watch(ctx, session, stop)
 	defer func() {
 		if err != nil && !errors.Is(err, archive.ErrUndecided) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 10*time.Second)
@@ -125,8 +129,11 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 		}
 		return key, session.Put(ctx, key, store.Body{ReaderAt: o.Body, Size: o.Size, SHA256: o.SHA256})
 	}
-	nodes, err := importer.Run(c.Context, opt)
+	nodes, err := importer.Run(ctx, opt)
 	if err != nil {
+		if why := context.Cause(ctx); why != nil && c.Context.Err() == nil {
+			err = why
+		}
 		return nil, err
 	}
 	m := importer.Manifest(nodes)
@@ -137,6 +144,27 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 	}
 	s := api.Of(m)
 	return &s, nil
+}
+
+// watchEvery is how often an import looks whether somebody has ended its session.
+const watchEvery = 5 * time.Second
+
+// watch calls stop with the reason when somebody ends the session, until ctx ends.
+func watch(ctx context.Context, session *archive.Session, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var ended *archive.VoidedError
+		if errors.As(session.Standing(ctx), &ended) {
+			stop(ended)
+			return
+		}
+	}
 }
 
 // importToHub plays the nodes of a session of the hub's.

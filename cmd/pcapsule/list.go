@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
+	"pcapsule/archive"
 	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
@@ -77,11 +79,20 @@ func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Sessions first: one that ends in between is then in the list twice, not missing.
+	sessions, err := a.UnderWay(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range sessions {
+		snaps = append(snaps, underWay(t))
+	}
 	all, err := a.List(c.Context)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range all {
+		snaps = slices.DeleteFunc(snaps, func(v api.Snapshot) bool { return v.ID == s.ID })
 		v := api.Snapshot{ID: s.ID, Nodes: []string{}}
 		if s.Manifest != nil {
 			v = api.Of(s.Manifest)
@@ -92,7 +103,13 @@ func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 		mark(&v, s)
 		snaps = append(snaps, v)
 	}
+	slices.SortStableFunc(snaps, func(a, b api.Snapshot) int { return strings.Compare(a.ID, b.ID) })
 	return snaps, nil
+}
+
+// underWay is what a list says of a session.
+func underWay(t archive.Attempt) api.Snapshot {
+	return api.UnderWay(t.ID, t.Name, t.Who(), t.Created, t.Deadline, t.Dead())
 }
 
 func showCommand() *cli.Command {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -51,11 +52,19 @@ func writeTable(w io.Writer, rows ...[]string) error {
 
 func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
 	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES", "SIGNER"}}
+	owned := slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Owner != "" })
+	if owned {
+		rows[0] = append(rows[0], "AGE", "OWNER")
+	}
 	for _, s := range list {
-		rows = append(rows, []string{
+		row := []string{
 			cmp.Or(s.Name, s.ID), size(s.Size), humanize.Comma(int64(s.Records)), stamp(s.Start), stamp(s.End), s.Status, stamp(s.Created),
 			strings.Join(s.Nodes, ","), signerState(s),
-		})
+		}
+		if owned {
+			row = append(row, roundSpan(time.Since(s.Created)), cmp.Or(s.Owner, "-"))
+		}
+		rows = append(rows, row)
 	}
 	return writeTable(w, rows...)
 }

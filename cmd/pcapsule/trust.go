@@ -197,7 +197,7 @@ func (h *hubClient) accepted(c *cli.Context, ref string) (id string, err error) 
 	if err != nil {
 		return "", err
 	}
-	if s.Status == api.Creating || s.Status == api.Failed {
+	if s.Status == api.Creating || s.Status == api.Dead || s.Status == api.Failed {
 		return s.ID, nil
 	}
 	snap, err := hubArchive(h).Load(c.Context, s.ID)

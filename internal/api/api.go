@@ -55,6 +55,7 @@ func (e *Error) Error() string { return e.Message }
 // Status of a Snapshot, beside manifest.Completed and manifest.Partial.
 const (
 	Creating = "creating"
+	Dead     = "dead" // was being made by a process that has died
 	Failed   = "failed"
 	Damaged  = "damaged" // its manifest or signature cannot be read
 )
@@ -86,6 +87,9 @@ type Snapshot struct {
 	End      time.Time  `json:"end"`
 	Created  time.Time  `json:"created"`
 	Nodes    []string   `json:"nodes"`
+	Owner    string     `json:"owner,omitempty"`    // while Creating or Dead: who makes it, for people
+	Deadline time.Time  `json:"deadline,omitzero"`  // while Creating or Dead: when a sweep may end it
+	Awaited  bool       `json:"awaited,omitempty"`  // while Creating: a sweep of this hub waits for it
 	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
 	Error    *Error     `json:"error,omitempty"`    // why it Failed or is Damaged, or what holds it up while Creating
 
@@ -246,6 +250,23 @@ type Recording struct {
 	Gaps     []manifest.Gap      `json:"gaps,omitempty"`
 }
 
+// Ended says that DELETE /api/v1/snapshots/{ref} found no snapshot but a session
+// under way, and ended it. The answer for a snapshot is 204.
+type Ended struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Owner    string    `json:"owner"` // who ran the session, for people
+	Created  time.Time `json:"created"`
+	Dead     bool      `json:"dead"`               // its process had died
+	Uploaded *Content  `json:"uploaded,omitempty"` // what was stored since it began and no snapshot holds; none when that takes long to count
+}
+
+// Content is an amount of it.
+type Content struct {
+	Objects int   `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+}
+
 // SweepReport says what a sweep did, or with dry_run=true what one would do.
 // POST /api/v1/sweep.
 type SweepReport struct {
@@ -253,5 +274,5 @@ type SweepReport struct {
 	Condemned int   `json:"condemned"` // found to be held by no snapshot
 	Deleted   int   `json:"deleted"`   // of those, still unheld, and deleted
 	Freed     int64 `json:"freed"`     // their stored bytes; of a dry run, those of the condemned
-	Voided    int   `json:"voided"`    // sessions past their deadline that were ended
+	Voided    int   `json:"voided"`    // sessions that were ended: past their deadline, or of a process that had died
 }

@@ -126,11 +126,20 @@ func (c *Client) Create(ctx context.Context, req CreateRequest) (*Snapshot, erro
 	return s, err
 }
 
-// Delete deletes a snapshot, by name or id. What only it held goes at the next
-// sweep.
+// Delete is Remove for those who know what ref is.
 func (c *Client) Delete(ctx context.Context, ref string) error {
-	_, err := do[none](ctx, c, call{method: http.MethodDelete, path: "/snapshots/" + url.PathEscape(ref)})
+	_, err := c.Remove(ctx, ref)
 	return err
+}
+
+// Remove deletes a snapshot, by name or id. What only it held goes at the next
+// sweep. A session under way is ended instead, and returned.
+func (c *Client) Remove(ctx context.Context, ref string) (*Ended, error) {
+	e, err := do[Ended](ctx, c, call{method: http.MethodDelete, path: "/snapshots/" + url.PathEscape(ref)})
+	if err != nil || e.ID == "" {
+		return nil, err
+	}
+	return e, nil
 }
 
 // Sweep deletes what no snapshot holds, or only tells what would go. It returns
@@ -276,7 +285,7 @@ func attempt[T any](ctx context.Context, c *Client, cl call, body []byte) (*T, e
 	}
 	defer resp.Body.Close()
 	out := new(T)
-	if _, ok := any(out).(*none); ok {
+	if _, ok := any(out).(*none); ok || cl.method == http.MethodDelete && resp.StatusCode == http.StatusNoContent {
 		return out, nil
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))

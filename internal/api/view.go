@@ -44,6 +44,20 @@ func Of(m *manifest.Manifest) Snapshot {
 	return s
 }
 
+// UnderWay is what a list says of a session that the process of owner runs, or
+// ran before it died.
+func UnderWay(id, name, owner string, created, deadline time.Time, dead bool) Snapshot {
+	s := Snapshot{
+		ID: id, Name: name, Status: Creating, Nodes: []string{},
+		Created: created.UTC(), Owner: owner, Deadline: deadline.UTC(),
+	}
+	if dead {
+		s.Status = Dead
+		s.Reasons = []string{"the process that made it has died: `pcapsule snapshot delete " + id + "`, a sweep, or an import of its name ends it"}
+	}
+	return s
+}
+
 // explainCluster says for people what the gaps of the stream of the cluster mean.
 // None of them makes a snapshot partial: its packets are all there, and what is
 // missing are names and events.
