@@ -242,8 +242,8 @@ func span(nodes []manifest.Node) (w manifest.Interval) {
 			if empty || s.First < w.From {
 				w.From = s.First
 			}
-			if empty || s.Last+1 > w.To {
-				w.To = s.Last + 1
+			if end := s.Last.Add(1); empty || end > w.To {
+				w.To = end
 			}
 			empty = false
 		}

@@ -248,10 +248,11 @@ func TestRefused(t *testing.T) {
 	}
 	for name, files := range map[string][]File{
 		"nothing":  nil,
-		"no file":  {{"n", good}, {"n", filepath.Join(t.TempDir(), "missing")}},
+		"no file":  {{"n", filepath.Join(t.TempDir(), "missing")}},
 		"folder":   {{"n", t.TempDir()}},
-		"noise":    {{"n", good}, {"n", noise}},
+		"noise":    {{"n", noise}},
 		"empty":    {{"n", empty}},
+		"all bad":  {{"n", noise}, {"m", empty}, {"m", t.TempDir()}},
 		"bad node": {{"no/de", good}},
 	} {
 		if _, _, err := run(t, files...); err == nil || strings.Contains(err.Error(), "\n") {

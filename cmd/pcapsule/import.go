@@ -63,11 +63,9 @@ func importFiles(c *cli.Context) error {
 			}
 		}
 		if f.Path != "-" {
-			st, err := os.Stat(f.Path)
-			if err != nil {
-				return err
+			if st, err := os.Stat(f.Path); err == nil { // or the import says what is wrong with it
+				total += st.Size()
 			}
-			total += st.Size()
 		}
 		opt.Files = append(opt.Files, f)
 	}

@@ -119,6 +119,7 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 			}
 		case manifest.GapNotImported:
 			// The window of an import is what its files span: nothing is missing.
+			warnings = append(warnings, g.detail...)
 		case manifest.GapTruncated:
 			reasons = append(reasons, "the capture is cut short"+g.details())
 		default:
