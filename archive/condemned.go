@@ -176,30 +176,68 @@ func (a *Archive) readCondemned(ctx context.Context) (uint64, error) {
 			numbers = append(numbers, n)
 		}
 	}
-	// A few at a time, so that years of lists do not fill memory on the first run.
-	for len(numbers) > 0 {
-		batch := numbers[:min(len(numbers), 2*defaultParallel)]
-		numbers = numbers[len(batch):]
-		lists := make([][]manifest.ObjectKey, len(batch))
-		err := a.each(ctx, len(batch), func(ctx context.Context, i int) error {
-			key := manifest.CondemnedPath(batch[i])
-			b, err := store.ReadAll(ctx, a.st, key, maxCondemnedSize)
-			if err == nil {
-				lists[i], err = decodeCondemned(b, batch[i])
-			}
-			if err != nil {
-				return fmt.Errorf("read %s: %w", key, err)
-			}
-			return nil
-		})
+	if err := a.readOn(ctx); err != nil {
+		return 0, err
+	}
+	// Beyond a number that somebody took away there may be more.
+	for _, n := range numbers {
+		if n <= c.read() {
+			continue
+		}
+		keys, err := a.condemnedAt(ctx, n)
+		if err == nil {
+			c.add(n, keys)
+			err = a.readOn(ctx)
+		}
 		if err != nil {
 			return 0, err
 		}
-		for i, keys := range lists {
-			c.add(batch[i], keys)
-		}
 	}
 	return c.read(), nil
+}
+
+// readOn reads the lists that follow the last one that was read. Their numbers
+// follow each other, so a key that is not there is their end: the store's own
+// list, which may lack some, is not asked.
+func (a *Archive) readOn(ctx context.Context) error {
+	c := &a.proto.condemned
+	// More and more at once, so that years of lists take little time.
+	for batch := 1; ; batch = min(2*batch, a.atOnce()) {
+		first := c.read() + 1
+		lists := make([][]manifest.ObjectKey, batch)
+		there := make([]bool, batch)
+		err := a.each(ctx, batch, func(ctx context.Context, i int) (err error) {
+			lists[i], err = a.condemnedAt(ctx, first+uint64(i))
+			there[i] = err == nil
+			if errors.Is(err, store.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for i, keys := range lists {
+			if !there[i] {
+				return nil
+			}
+			c.add(first+uint64(i), keys)
+		}
+	}
+}
+
+// condemnedAt reads list number.
+func (a *Archive) condemnedAt(ctx context.Context, number uint64) ([]manifest.ObjectKey, error) {
+	key := manifest.CondemnedPath(number)
+	b, err := store.ReadAll(ctx, a.st, key, maxCondemnedSize)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	keys, err := decodeCondemned(b, number)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return keys, nil
 }
 
 // errLostRace says that another sweep took the number.

@@ -26,6 +26,7 @@ type held struct {
 	keys        map[uint64]struct{}
 	ids         map[string]bool // snapshots taken in, void markers seen
 	voids       map[string]bool // of them, void markers
+	listed      map[string]bool // ids in the last list
 	inventories map[string]bool // taken in, whole
 }
 
@@ -61,12 +62,33 @@ func (h *held) refresh(ctx context.Context) error {
 	if len(all.strays) > 0 {
 		return fmt.Errorf("cannot tell what snapshots there are: %w: %w", ErrDamaged, all.strays[0].err)
 	}
+	h.listed = map[string]bool{}
+	for _, id := range all.ids {
+		h.listed[id] = true
+	}
+	known := func(id string) bool {
+		_, dead := all.dead[id]
+		return dead || h.listed[id]
+	}
+	if err := h.a.missed(ctx, h.ids, known, manifest.ManifestPath); err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
 	for _, id := range all.all() {
 		if _, ok := slices.BinarySearch(all.ids, id); ok && all.odd[id] == nil {
 			continue
 		}
 		if err := h.a.unread(ctx, all, id); err != nil {
 			return fmt.Errorf("cannot tell what a snapshot holds: %w", err)
+		}
+	}
+	for _, id := range all.headless {
+		// It has been committed since, or the list lacks its manifest.
+		there, err := h.a.exists(ctx, manifest.ManifestPath(id))
+		if err != nil {
+			return err
+		}
+		if there {
+			all.ids = append(all.ids, id)
 		}
 	}
 	var ids []string
@@ -81,6 +103,9 @@ func (h *held) refresh(ctx context.Context) error {
 // take takes in one snapshot.
 func (h *held) take(ctx context.Context, id string) error {
 	void, err := h.read(ctx, id)
+	if isMark(id) && absent(err) {
+		return nil // tidied up
+	}
 	if err != nil {
 		// It may have been deleted, and swept by another, while it was read.
 		dead, derr := h.a.deleted(ctx, id)

@@ -124,12 +124,14 @@ func (a *Archive) UnderWay(ctx context.Context) ([]Attempt, error) {
 // order of creation. Those that have ended are among them until a sweep, or
 // their successor, takes the intent away.
 func (a *Archive) Intents(ctx context.Context) ([]Attempt, error) {
-	all, _, err := a.attempts(ctx)
+	all, _, err := a.attempts(ctx, nil)
 	return all, err
 }
 
-// attempts is Intents; stray is a key among the intents that is none.
-func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, err error) {
+// attempts is Intents; stray is a key among the intents that is none. A list is
+// none that lacks one of expected whose intent is in the store: ErrBlind.
+func (a *Archive) attempts(ctx context.Context, expected map[string]bool) (all []Attempt, stray string, err error) {
+	listed := map[string]bool{}
 	for info, err := range a.st.List(ctx, manifest.IntentsDir) {
 		o := store.AsObstacle(err)
 		if o != nil && inside(o.Path, manifest.IntentsDir) && (o.Name || litterIn(o.Path, manifest.IntentsDir)) {
@@ -145,7 +147,11 @@ func (a *Archive) attempts(ctx context.Context) (all []Attempt, stray string, er
 			}
 			continue
 		}
+		listed[id] = true
 		all = append(all, Attempt{Intent: Intent{ID: id, Created: info.Modified}})
+	}
+	if err := a.missed(ctx, expected, func(id string) bool { return listed[id] }, manifest.IntentPath); err != nil {
+		return nil, "", fmt.Errorf("list intents: %w", err)
 	}
 	known := make([]bool, len(all))
 	err = a.each(ctx, len(all), func(ctx context.Context, i int) error {

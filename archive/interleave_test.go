@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -47,7 +48,7 @@ func (w *world) choices(faults []fault) []choice {
 			continue
 		}
 		for _, f := range faults {
-			if write := strings.HasPrefix(act.op, "put ") || strings.HasPrefix(act.op, "delete "); write || f != lost && f != late {
+			if act.may(f) {
 				c = append(c, choice{actor: i, fault: f})
 			}
 		}
@@ -121,8 +122,8 @@ func (w *world) settle() {
 				w.violate("after the last sweep %s is left", key)
 			}
 		case file == "manifest.json":
-			if w.tombstone(id) {
-				w.violate("after the last sweep %s is left of a deleted snapshot", key)
+			if w.tombstone(id) || isMark(id) {
+				w.violate("after the last sweep %s is left of a deleted snapshot or a sweep", key)
 			}
 		case file != "":
 			if _, ok := w.holds[id]; !ok {
@@ -229,12 +230,15 @@ func (s scenario) world() *world {
 	// objects, or does so in the same way as others that are looked at.
 	w.skip = func(op string) bool {
 		verb, key, _ := strings.Cut(op, " ")
-		_, file := snapshotOf(key)
+		id, file := snapshotOf(key)
 		switch {
 		case strings.HasPrefix(key, manifest.DeletedDir):
 			return s.dead // it is never written
+		case isMark(id), isMark(path.Base(key)):
+			return true
 		case strings.HasPrefix(key, manifest.CondemnedDir):
-			return verb == "get"
+			_, there := w.objects[key]
+			return verb == "get" && there
 		case strings.HasPrefix(key, manifest.KindInventory):
 			return true
 		}
@@ -330,6 +334,10 @@ func scenarios() []scenario {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", later, sweepActor)
 		}},
+		{name: "session and sweep, lists that lie", dead: true, fault: []fault{blind, short}, max: 1, large: true, start: func(w *world) {
+			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
+			w.start("sweep", later, sweepActor)
+		}},
 		{name: "session and patient sweep", dead: true, start: func(w *world) {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", early, sweepActor)
@@ -343,7 +351,7 @@ func scenarios() []scenario {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("session "+testID(2), early, sessionActor(2, "new", "shared"))
 		}},
-		{name: "two sweeps", dead: true, start: func(w *world) {
+		{name: "two sweeps", dead: true, large: true, start: func(w *world) {
 			w.start("sweep 1", later, sweepActor)
 			w.start("sweep 2", later, sweepActor)
 		}},
@@ -476,8 +484,8 @@ func playWorld(seed uint64, tracing bool, sum *tally) *world {
 		}
 		turn = next.actor
 		if turn >= 0 && rnd.Float64() < faulty {
-			next.fault = []fault{refused503, lost, late, crash}[rnd.IntN(4)]
-			if op := w.actors[turn].op; !strings.HasPrefix(op, "put ") && !strings.HasPrefix(op, "delete ") && next.fault != crash {
+			next.fault = []fault{refused503, lost, late, crash, blind, short, stale}[rnd.IntN(7)]
+			if !w.actors[turn].may(next.fault) {
 				next.fault = refused503
 			}
 		}

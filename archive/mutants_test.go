@@ -50,15 +50,15 @@ var mutants = []mutant{
 	{"names of snapshots are read before those of sessions", "names.go", []string{
 		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n",
 		"	if err != nil {\n",
-		"	attempts, _, err := a.attempts(ctx)\n",
-		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n		return err\n	}\n	attempts, _, err := a.attempts(ctx)\n",
+		"	attempts, _, err := a.attempts(ctx, map[string]bool{id: true}) // of which the intent was put just now\n",
+		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n		return err\n	}\n	attempts, _, err := a.attempts(ctx, map[string]bool{id: true}) // of which the intent was put just now\n",
 	}},
 	{"sweep does not look at intents", "sweep.go", []string{
 		"	for _, t := range attempts {\n		if err := s.await(",
 		"	for _, t := range attempts[:0] {\n		if err := s.await(",
 	}},
 	{"sweep does not read manifests again", "sweep.go", []string{
-		"	if err := s.held.refresh(ctx); err != nil {\n		return err\n	}\n	s.candidates = ",
+		"	if err := s.refresh(ctx); err != nil {\n		return err\n	}\n	s.candidates = ",
 		"	s.candidates = ",
 	}},
 	{"sweep deletes before it condemns", "sweep.go", []string{
@@ -73,6 +73,30 @@ var mutants = []mutant{
 	}},
 	{"sweep does not condemn", "sweep.go", []string{
 		"	if err := s.condemn(ctx); err != nil {\n		return err\n	}\n",
+		"",
+	}},
+	{"sweep believes an empty list of sessions", "sight.go", []string{
+		"		s.seen[mark] = true\n",
+		"",
+		"		if marked {\n",
+		"		if true {\n",
+	}},
+	{"sweep believes an empty list of snapshots", "sight.go", []string{
+		"		if s.held.listed[mark] {\n",
+		"		if mark != \"\" {\n",
+		"	s.held.ids[id] = true\n",
+		"",
+		"		if there {\n",
+		"		if there && false {\n",
+	}},
+	{"sweep marks sessions only before it condemns", "sight.go", []string{
+		"		mark, err := s.mark(ctx, true)\n",
+		"		mark, err := marked[s], error(nil)\n		if mark == \"\" {\n			mark, err = s.mark(ctx, true)\n			marked[s] = mark\n		}\n",
+		"// isMark tells",
+		"var marked = map[*sweep]string{}\n\n// isMark tells",
+	}},
+	{"session believes an empty list of condemned lists", "condemned.go", []string{
+		"	if err := a.readOn(ctx); err != nil {\n		return 0, err\n	}\n",
 		"",
 	}},
 	{"sweep takes void markers away", "sweep.go", []string{

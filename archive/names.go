@@ -11,7 +11,7 @@ import (
 // intent or, when that is gone, its manifest; so intents come before manifests.
 // A session of that name whose process has died is ended.
 func (a *Archive) checkName(ctx context.Context, name, id string) error {
-	attempts, _, err := a.attempts(ctx)
+	attempts, _, err := a.attempts(ctx, map[string]bool{id: true}) // of which the intent was put just now
 	if err != nil {
 		return fmt.Errorf("look for other sessions of this name: %w", err)
 	}

@@ -92,12 +92,17 @@ func refused(err error) bool {
 	return false
 }
 
+// atOnce is how many requests are made at a time.
+func (a *Archive) atOnce() int {
+	if a.proto.parallel > 0 {
+		return a.proto.parallel
+	}
+	return defaultParallel
+}
+
 // each calls f for 0 to n-1, several at a time, and returns the first error.
 func (a *Archive) each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
-	limit := a.proto.parallel
-	if limit == 0 {
-		limit = defaultParallel
-	}
+	limit := a.atOnce()
 	if n == 1 || limit == 1 {
 		for i := range n {
 			if err := f(ctx, i); err != nil {

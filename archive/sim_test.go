@@ -40,10 +40,32 @@ const (
 	lost             // its effect, and an error
 	late             // its effect at any later time, and an error
 	crash            // no effect, and the process is gone
+	blind            // of a list: it ends here, and looks whole
+	short            // of a list: it lacks its last key
+	stale            // of a list: it is that of the first who asked
 )
 
 func (f fault) String() string {
-	return [...]string{"", " (refused)", " (answer lost)", " (lands late, answer lost)", " CRASH"}[f]
+	return [...]string{"", " (refused)", " (answer lost)", " (lands late, answer lost)", " CRASH", " (ends here)", " (lacks its last)", " (old)"}[f]
+}
+
+// may tells whether a fault can befall what an actor is about to do. Lists that
+// lie tell lies to sweeps, and to others where that can cost more than a name.
+func (act *actor) may(f fault) bool {
+	verb, rest, _ := strings.Cut(act.op, " ")
+	dir, _, _ := strings.Cut(rest, "/")
+	switch f {
+	case lost, late:
+		return verb == "put" || verb == "delete"
+	case blind, short, stale:
+		switch sweep := strings.Contains(act.name, "sweep"); {
+		case verb != "list":
+			return false
+		case dir+"/" == manifest.SnapshotsDir, dir+"/" == manifest.IntentsDir && f == short:
+			return sweep
+		}
+	}
+	return true
 }
 
 var simSeed = maphash.MakeSeed()
@@ -65,8 +87,9 @@ type world struct {
 	actors  []*actor
 	pending []effect // to land at any time
 
-	paged       bool // List looks at the store anew for each object
-	lateDeletes bool // every Delete of a chunk lands at any later time
+	first       map[string][]string // what the first who listed a prefix saw
+	paged       bool                // List looks at the store anew for each object
+	lateDeletes bool                // every Delete of a chunk lands at any later time
 	skip        func(op string) bool
 
 	decided  int                 // manifests, void markers and tombstones put so far
@@ -85,7 +108,7 @@ type effect struct {
 }
 
 func newWorld(objects map[string][]byte) *world {
-	w := &world{objects: map[string][]byte{}, holds: map[string][]string{}, names: map[string]string{}}
+	w := &world{objects: map[string][]byte{}, first: map[string][]string{}, holds: map[string][]string{}, names: map[string]string{}}
 	for key, data := range objects {
 		if _, file := snapshotOf(key); file != "manifest.json" {
 			w.put(key, data)
@@ -202,11 +225,11 @@ func (w *world) remove(key string) {
 		w.violate("%s was taken away", key)
 	case strings.HasPrefix(key, manifest.IntentsDir):
 		id := path.Base(key)
-		if _, ok := w.objects[manifest.ManifestPath(id)]; !ok && !w.tombstone(id) {
+		if _, ok := w.objects[manifest.ManifestPath(id)]; !ok && !w.tombstone(id) && !isMark(id) {
 			w.violate("the intent of session %s, which is undecided, was taken away", id)
 		}
 	case file == "manifest.json":
-		if !w.tombstone(id) {
+		if !w.tombstone(id) && !isMark(id) {
 			w.violate("the outcome of session %s was taken away", id)
 		}
 	case file != "":
@@ -431,7 +454,8 @@ func (s simStore) List(_ context.Context, prefix string) iter.Seq2[store.Info, e
 		last, left := "", []string(nil)
 		for first := true; ; first = false {
 			if first || s.act.w.paged {
-				if _, err := s.act.park(strings.TrimSpace("list " + prefix + " " + last)); err != nil {
+				f, err := s.act.park(strings.TrimSpace("list " + prefix + " " + last))
+				if err != nil {
 					yield(store.Info{}, err)
 					return
 				}
@@ -442,6 +466,17 @@ func (s simStore) List(_ context.Context, prefix string) iter.Seq2[store.Info, e
 					}
 				}
 				slices.Sort(left)
+				if _, ok := s.act.w.first[prefix]; first && !ok {
+					s.act.w.first[prefix] = slices.Clone(left)
+				}
+				switch {
+				case f == blind:
+					left = left[:0]
+				case f == short && len(left) > 0:
+					left = left[:len(left)-1]
+				case f == stale:
+					left = slices.DeleteFunc(slices.Clone(s.act.w.first[prefix]), func(key string) bool { return key <= last })
+				}
 				s.act.saw(append([]string{"list", prefix}, left...)...)
 			}
 			if len(left) == 0 {

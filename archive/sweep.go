@@ -54,7 +54,7 @@ const sweepPoll = 2 * time.Second
 // nothing when it cannot tell what some snapshot holds. After an error the report
 // tells what was done until then.
 func (a *Archive) Sweep(ctx context.Context, opt SweepOptions) (SweepReport, error) {
-	s := &sweep{a: a, opt: opt, held: newHeld(a), waited: map[string]bool{}}
+	s := &sweep{a: a, opt: opt, held: newHeld(a), waited: map[string]bool{}, seen: map[string]bool{}}
 	if s.opt.Wait == nil {
 		s.opt.Wait = wait
 	}
@@ -65,6 +65,7 @@ func (a *Archive) Sweep(ctx context.Context, opt SweepOptions) (SweepReport, err
 		s.opt.Progress = func(string, int, int) {}
 	}
 	if err := s.run(ctx); err != nil {
+		s.unmark(ctx)
 		return s.report, fmt.Errorf("sweep: %w", err)
 	}
 	return s.report, nil
@@ -88,6 +89,8 @@ type sweep struct {
 	since      time.Time       // only what was stored from then on is a candidate; zero: all
 	candidates []candidate     // content that nobody holds, as far as is known
 	waited     map[string]bool // sessions that Waiting was told of
+	seen       map[string]bool // sessions whose intents lists had
+	marks      []string        // keys of what mark put
 	report     SweepReport
 }
 
@@ -163,19 +166,16 @@ func (s *sweep) settle(ctx context.Context) error {
 	if len(s.candidates) == 0 {
 		return nil
 	}
-	attempts, stray, err := s.a.attempts(ctx)
+	attempts, err := s.sessions(ctx)
 	if err != nil {
 		return err
-	}
-	if stray != "" {
-		return fmt.Errorf("%s is not where an intent can be: %w: move it out of the store", stray, ErrDamaged)
 	}
 	for _, t := range attempts {
 		if err := s.await(ctx, t); err != nil {
 			return err
 		}
 	}
-	if err := s.held.refresh(ctx); err != nil {
+	if err := s.refresh(ctx); err != nil {
 		return err
 	}
 	s.candidates = slices.DeleteFunc(s.candidates, func(c candidate) bool { return s.held.has(c.key) })
@@ -221,7 +221,9 @@ func (s *sweep) hopeless(t Attempt) string {
 func (s *sweep) void(ctx context.Context, id, why string) (Outcome, error) {
 	o, err := s.a.Void(ctx, id, "", why)
 	if err == nil && o.State == Voided {
-		s.report.Voided++
+		if !isMark(id) {
+			s.report.Voided++
+		}
 		s.held.voids[id] = true
 	}
 	return o, err
@@ -277,10 +279,10 @@ func (s *sweep) delete(ctx context.Context) error {
 
 // tidy ends sessions that are hopeless, whose names nobody else could take. Then
 // it takes away what is left of snapshots that have a tombstone, the signatures
-// beside void markers, and the intents of sessions that have ended. Tombstones
-// and void markers stay: they are what says so.
+// beside void markers, the intents of sessions that have ended, and all marks.
+// Tombstones and other void markers stay: they are what says so.
 func (s *sweep) tidy(ctx context.Context) error {
-	var keys []string
+	var intents, keys []string
 	attempts, err := s.a.Intents(ctx)
 	if err != nil {
 		return err
@@ -296,7 +298,7 @@ func (s *sweep) tidy(ctx context.Context) error {
 			return err
 		}
 		if over {
-			keys = append(keys, manifest.IntentPath(t.ID))
+			intents = append(intents, manifest.IntentPath(t.ID))
 		}
 	}
 	found := newSurvey()
@@ -314,10 +316,18 @@ func (s *sweep) tidy(ctx context.Context) error {
 		if !ok || store.CheckKey(info.Key) != nil {
 			continue
 		}
-		if _, dead := found.dead[id]; dead || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
+		if _, dead := found.dead[id]; dead || isMark(id) || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
 			keys = append(keys, info.Key)
 		}
 	}
+	// The intents of marks go before their void markers.
+	if err := s.remove(ctx, intents); err != nil {
+		return err
+	}
+	return s.remove(ctx, keys)
+}
+
+func (s *sweep) remove(ctx context.Context, keys []string) error {
 	return s.a.each(ctx, len(keys), func(ctx context.Context, i int) error {
 		if err := s.a.st.Delete(ctx, keys[i]); err != nil {
 			return fmt.Errorf("delete %s: %w", keys[i], err)
