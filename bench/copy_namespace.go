@@ -21,7 +21,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"pcapsule/internal/api"
 	"pcapsule/manifest"
 )
 
@@ -80,6 +79,9 @@ func (c *copyBench) start(ctx context.Context) (err error) {
 	if c.env, err = c.site.startMinIO(ctx); err != nil {
 		return err
 	}
+	if err := c.daemon.apart(); err != nil {
+		return err
+	}
 	c.env = append(os.Environ(), c.env...)
 	if c.s3, err = s3Client(c.endpoint()); err != nil {
 		return err
@@ -112,7 +114,7 @@ func (c *copyBench) start(ctx context.Context) (err error) {
 		c.agents = append(c.agents, agent)
 		c.site.stopped = append(c.site.stopped, agent.stop)
 	}
-	client, err := api.NewClient(hubURL)
+	client, err := c.daemon.client()
 	if err != nil {
 		return err
 	}

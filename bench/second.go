@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pcapsule/internal/api"
 )
 
 const secondWall = 200 // milliseconds
@@ -138,8 +140,34 @@ type daemon struct {
 
 const hubURL = "http://127.0.0.1:8898"
 
+// runtimeEnv is where hubs write the files by which commands find them.
+const runtimeEnv = "PCAPSULE_RUNTIME_DIR"
+
+// apart makes all processes from here on keep such files in the daemon's folder.
+func (d *daemon) apart() error { return os.Setenv(runtimeEnv, filepath.Join(d.dir, "run")) }
+
+// client is one of the daemon's hub.
+func (d *daemon) client() (*api.Client, error) {
+	return api.NewClient(hubURL, api.WithLocal(func() (*api.Local, error) {
+		files, err := filepath.Glob(filepath.Join(d.dir, "run", "hub-*.json"))
+		if err != nil || len(files) != 1 {
+			return nil, fmt.Errorf("%d files tell of the hub, not one", len(files))
+		}
+		b, err := os.ReadFile(files[0])
+		if err != nil {
+			return nil, err
+		}
+		var l struct{ Certificate, Token string }
+		err = json.Unmarshal(b, &l)
+		return &api.Local{Certificate: []byte(l.Certificate), Token: l.Token}, err
+	}))
+}
+
 // start returns when the agent records.
 func (d *daemon) start(ctx context.Context) (stop func(), err error) {
+	if err := d.apart(); err != nil {
+		return nil, err
+	}
 	cmd := exec.CommandContext(ctx, d.pcapsule, "up", "--interface", "lo", "--node", "bench", "--data-dir", filepath.Join(d.dir, "data"), "--ring-size", "2GiB")
 	p, err := startProcess(cmd, "\nnext ", nil) // its last line on start says what to do next
 	if err != nil {
@@ -229,7 +257,11 @@ func (d *daemon) counters(ctx context.Context) (c counters, err error) {
 	if err != nil {
 		return c, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client, err := d.client()
+	if err != nil {
+		return c, err
+	}
+	resp, err := client.HTTP().Do(req)
 	if err != nil {
 		return c, err
 	}

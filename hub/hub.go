@@ -7,10 +7,9 @@
 // nobody. It handles metadata only; chunks go from agents to the store, through
 // the hub just where the store has no server of its own.
 //
-// By itself a hub asks nobody who they are: it is meant for one machine, where
-// it listens on loopback, and refuses what web pages make a browser send. In a
-// cluster Config.Authorise (package kubeauth) asks; all requests but those for
-// Anyone pass it.
+// Who may do what, Config.Authorise says, which all requests pass: on one machine
+// by a token in a file (cmd/pcapsule), in a cluster by the API server (package
+// kubeauth). What web pages make a browser send is refused in any case.
 package hub
 
 import (
@@ -55,6 +54,11 @@ type Config struct {
 
 	// Certificate is the hub's now, for TLS. Without it the hub serves plain HTTP.
 	Certificate func() *tls.Certificate
+
+	// Local is the certificate by which clients on this machine know the hub, for
+	// api.LocalName. They speak TLS to it at the same port; without Certificate
+	// others speak plain HTTP there.
+	Local *tls.Certificate
 
 	// Cluster says that agents come from the nodes of a cluster. A hub that has
 	// just started does not know how many they are: it waits for Settle before it

@@ -257,7 +257,7 @@ func (c *chaos) survive() {
 		t.Fatal(err)
 	}
 	c.await("a create that waits", func() bool {
-		resp, err := http.Get(testHub + "/metrics")
+		resp, err := c.client().HTTP().Get(testHub + "/metrics")
 		if err != nil {
 			return false
 		}
@@ -277,14 +277,6 @@ func (c *chaos) survive() {
 		t.Errorf("a create whose hub was killed printed\n%s%s", s, errOut.String())
 	}
 	c.made = append(c.made, madeSnapshot{"survivor", cmd.ProcessState.ExitCode()})
-}
-
-func (c *chaos) client() *api.Client {
-	client, err := api.NewClient(testHub)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return client
 }
 
 func (c *chaos) await(what string, ok func() bool) {

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -80,18 +77,6 @@ func openCluster(c *cli.Context) (*hubClient, error) {
 		return nil, err
 	}
 	return &hubClient{Client: client, id: hub.ID(), former: hub.Name()}, nil
-}
-
-// listens tells whether anything does at a local address.
-func listens(ctx context.Context, addr string) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
 }
 
 // hasKubeconfig tells whether the user has one, without complaining of it.

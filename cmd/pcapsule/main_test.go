@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_CONFIG_HOME", config)
 			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, ".data"))
 			e.Setenv("TMPDIR", e.WorkDir)
+			e.Setenv(runtimeEnv, filepath.Join(e.WorkDir, ".run"))
 			e.Setenv("TZ", "UTC")
 			addr, err := freeAddress()
 			if err != nil {

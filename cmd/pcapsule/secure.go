@@ -18,6 +18,7 @@ import (
 
 // Values of --auth.
 const (
+	authLocal      = "local"
 	authNone       = "none"
 	authKubernetes = "kubernetes"
 )
@@ -31,7 +32,7 @@ func secureFlags() []cli.Flag {
 		&cli.StringFlag{Name: "tls-cert", EnvVars: []string{"PCAPSULE_TLS_CERT"}, Usage: "serve TLS with the certificate in `FILE` (PEM), and again when it changes"},
 		&cli.StringFlag{Name: "tls-key", EnvVars: []string{"PCAPSULE_TLS_KEY"}, Usage: "its private key in `FILE`"},
 		&cli.StringSliceFlag{Name: "host", EnvVars: []string{"PCAPSULE_HOST"}, Usage: "clients may address the hub by `NAME`, beside its host name and IP addresses; may be repeated"},
-		&cli.StringFlag{Name: "auth", EnvVars: []string{"PCAPSULE_AUTH"}, Value: authNone, Usage: "`HOW` to know who asks: none, or kubernetes (by tokens of its cluster)"},
+		&cli.StringFlag{Name: "auth", EnvVars: []string{"PCAPSULE_AUTH"}, Usage: "`HOW` to know who asks: local (by a file that root, who started the hub, and --for USER can read), none, or kubernetes (by tokens of its cluster) (default: local on loopback, else none)"},
 		&cli.StringFlag{Name: "audience", EnvVars: []string{"PCAPSULE_AUDIENCE"}, Value: defaultAudience, Usage: "tokens have to be made for `NAME`"},
 		&cli.StringFlag{Name: "agent-account", EnvVars: []string{"PCAPSULE_AGENT_ACCOUNT"}, Usage: "agents are the service account `NAMESPACE/NAME`"},
 		&cli.StringFlag{Name: "hub-namespace", EnvVars: []string{"PCAPSULE_HUB_NAMESPACE"}, Usage: "RBAC of `NAMESPACE` says who may use which role (default: that of this pod)"},
@@ -46,14 +47,14 @@ func secure(c *cli.Context, logger *slog.Logger, cfg *hub.Config) error {
 		return err
 	}
 	switch how := c.String("auth"); how {
-	case "", authNone:
+	case "", authLocal, authNone:
 		if c.String("agent-account") != "" {
 			return usagef("--agent-account is for --auth %s", authKubernetes)
 		}
 		return nil
 	case authKubernetes:
 	default:
-		return usagef("--auth %q: want %s or %s", how, authNone, authKubernetes)
+		return usagef("--auth %q: want %s, %s or %s", how, authLocal, authNone, authKubernetes)
 	}
 	account := c.String("agent-account")
 	if namespace, name, ok := strings.Cut(account, "/"); !ok || namespace == "" || name == "" {

@@ -27,7 +27,7 @@ const defaultListen = "127.0.0.1:8898"
 
 func hubFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "listen", EnvVars: []string{"PCAPSULE_LISTEN"}, Value: defaultListen, Usage: "serve the API at `ADDRESS`; unless --auth says otherwise it asks nobody who they are, so keep it on loopback"},
+		&cli.StringFlag{Name: "listen", EnvVars: []string{"PCAPSULE_LISTEN"}, Value: defaultListen, Usage: "serve the API at `ADDRESS`; on loopback it is for root, who started it, and --for USER; elsewhere it asks nobody who they are unless --auth says so"},
 		&cli.StringFlag{Name: "store", EnvVars: []string{"PCAPSULE_STORE"}, Usage: "keep snapshots at `LOCATION`: a folder or s3://bucket/prefix (default: the folder store under --data-dir)"},
 		&cli.StringFlag{Name: "key", EnvVars: []string{"PCAPSULE_KEY"}, Usage: "sign with the private key in `FILE` (default: hub.key under --data-dir, made on first start)"},
 		&cli.StringFlag{Name: "trust", EnvVars: []string{"PCAPSULE_TRUST"}, Usage: "serve snapshots too that the keys in `FILE` signed, an allowed_signers file, beside those of the hub and its predecessors (hub.trusted under --data-dir)"},
@@ -67,6 +67,11 @@ func newLogger(c *cli.Context) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})), nil
 }
 
+// forFlag is of hubs that run on one machine.
+func forFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "for", Usage: "let `USER` of this machine use the hub too, but not record for it; may be repeated (sudo's caller may anyway)"}
+}
+
 // A served hub listens.
 type served struct {
 	hub      *hub.Hub
@@ -76,6 +81,10 @@ type served struct {
 	tls      bool
 	asks     bool   // who its clients are
 	newKey   string // the file of a key that was made just now
+
+	local localHub     // as its owner's file has it
+	files []*localFile // on this machine, of those who may use it
+	users []string     // their names
 }
 
 // openServed opens all that a hub needs, so that what is wrong shows at once. Its
@@ -125,10 +134,69 @@ func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served,
 	if cfg.Trust, err = servedTrust(c, dir, s.key.Public()); err != nil {
 		return nil, err
 	}
-	s.tls, s.asks = cfg.Certificate != nil, cfg.Authorise != nil
+	s.tls = cfg.Certificate != nil
+	if err := s.openLocally(c, dir, &cfg); err != nil {
+		return nil, err
+	}
+	s.asks = cfg.Authorise != nil
 	s.hub, err = hub.New(cfg)
 	opened = err == nil
 	return s, err
+}
+
+// openLocally lets users of this machine find the hub, and be let in, by files. A
+// hub in a cluster has other ways.
+func (s *served) openLocally(c *cli.Context, dataDir string, cfg *hub.Config) error {
+	how := c.String("auth")
+	if how == authKubernetes {
+		if len(c.StringSlice("for")) > 0 {
+			return usagef("--for is of users of this machine, and --auth %s asks a cluster", authKubernetes)
+		}
+		return nil
+	}
+	auth, err := newLocalAuth(c)
+	if err != nil {
+		return err
+	}
+	asks := how == authLocal || how == "" && s.addr().Addr().IsLoopback()
+	if asks {
+		cfg.Authorise = auth.authorise
+	}
+	var certificate []byte
+	if cfg.Local, certificate, err = localCertificate(); err != nil {
+		return err
+	}
+	dir, err := makeRuntimeDir()
+	if err != nil {
+		return err
+	}
+	if dataDir, err = filepath.Abs(dataDir); err != nil {
+		return err
+	}
+	for _, u := range auth.users {
+		l := localHub{URL: s.url(), Certificate: string(certificate), PublicKey: s.key.Public().SignersLine(), DataDir: dataDir, PID: os.Getpid()}
+		if asks {
+			l.Token = u.token
+		}
+		if u.owner {
+			s.local = l
+		}
+		file, err := writeLocalHub(dir, l, u.uid, u.gid)
+		if err != nil {
+			s.closeFiles()
+			return fmt.Errorf("write the file by which %s finds the hub: %w (another folder: %s)", u.name, err, runtimeEnv)
+		}
+		s.files = append(s.files, file)
+		s.users = append(s.users, u.name)
+	}
+	return nil
+}
+
+func (s *served) closeFiles() {
+	for _, f := range s.files {
+		f.close()
+	}
+	s.files = nil
 }
 
 // servedTrust is whose snapshots the hub serves beside its own: of the keys that it
@@ -203,7 +271,10 @@ func listen(addr string) (net.Listener, error) {
 }
 
 // run serves until ctx ends.
-func (s *served) run(ctx context.Context) error { return s.hub.Serve(ctx, s.listener) }
+func (s *served) run(ctx context.Context) error {
+	defer s.closeFiles()
+	return s.hub.Serve(ctx, s.listener)
+}
 
 // url is where the hub answers, for agents and people on this machine.
 func (s *served) url() string {
@@ -231,6 +302,9 @@ func (s *served) announce(c *cli.Context) {
 		made = "  (new: " + s.newKey + ")"
 	}
 	fmt.Fprintf(w, "signs    %s%s\n         %s\n", s.key.Public().Fingerprint(), made, s.key.Public().SignersLine())
+	if s.asks && len(s.users) > 0 {
+		fmt.Fprintf(w, "users    %s\n", strings.Join(s.users, ", "))
+	}
 	switch a := s.addr().Addr(); {
 	case a.IsLoopback():
 	case !s.asks:
@@ -250,10 +324,15 @@ func hubCommand() *cli.Command {
 
    pcapsule hub --store s3://forensics/pcapsule
    pcapsule hub --data-dir /srv/pcapsule --listen 127.0.0.1:9000
+   sudo pcapsule hub --for ann
+
+On loopback it lets in root, the user who started it, sudo's caller, and --for
+USER: each has a file with a token, which commands find by themselves. Others,
+and programs, get 401 on every route but /healthz and /readyz.
 
 In a Kubernetes cluster (the Helm chart does this), it serves TLS, and asks the
 API server whose tokens its clients come with; who did what is logged as JSON.`,
-		Flags: flags(hubFlags(), secureFlags(), daemonFlags()),
+		Flags: flags(hubFlags(), []cli.Flag{forFlag()}, secureFlags(), daemonFlags()),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("hub takes no argument, not %q", c.Args().First())

@@ -2,11 +2,13 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,14 +30,14 @@ func targetFlags() []cli.Flag {
 // connectFlags say where the hub is, and how to be let in.
 func connectFlags() []cli.Flag {
 	return flags([]cli.Flag{
-		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Usage: "`URL` of the hub (default: " + defaultHub + " if one listens there, else the hub of your Kubernetes cluster)"},
+		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Usage: "`URL` of the hub (default: one that you or --for you runs on this machine, else the hub of your Kubernetes cluster)"},
 	}, identityFlags(), clusterFlags())
 }
 
-// agentHubFlags are connectFlags for an agent, which finds no hub by itself.
+// agentHubFlags are connectFlags for an agent, which looks on this machine only.
 func agentHubFlags() []cli.Flag {
 	return flags([]cli.Flag{
-		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Value: defaultHub, Usage: "`URL` of the hub"},
+		&cli.StringFlag{Name: "hub", EnvVars: []string{"PCAPSULE_HUB"}, Usage: "`URL` of the hub (default: one that you run on this machine)"},
 	}, identityFlags())
 }
 
@@ -92,19 +94,77 @@ func openHub(c *cli.Context) (*hubClient, error) {
 }
 
 func findHub(c *cli.Context) (*hubClient, error) {
-	url := c.String("hub")
-	named := url != "" && url != os.Getenv("PCAPSULE_HUB")
+	base := c.String("hub")
+	named := base != "" && base != os.Getenv("PCAPSULE_HUB")
 	switch {
 	case namesCluster(c) && named:
 		return nil, usagef("either --hub, or --kubeconfig, --kube-context and --hub-namespace: the hub is at the one or in the other")
-	case namesCluster(c), url == "" && !listens(c.Context, strings.TrimPrefix(defaultHub, "http://")) && hasKubeconfig():
+	case namesCluster(c):
+		return openCluster(c)
+	case base != "":
+		return openNamed(c, base)
+	}
+	hubs := localHubs()
+	switch {
+	case len(hubs) > 1:
+		return nil, usagef("%s", severalHubs(hubs))
+	case len(hubs) == 1:
+		if hasKubeconfig() {
+			fmt.Fprintf(c.App.ErrWriter, "pcapsule: talking to the hub on this machine at %s, since %s tells of it: --kube-context chooses that of a cluster\n", hubs[0], hubs[0].file)
+		}
+		return openNamed(c, hubs[0].URL)
+	case hasKubeconfig():
 		return openCluster(c)
 	}
-	client, err := newClient(url, identityOptions(c, nil))
+	return nil, errors.New("no hub runs on this machine that is for you, and no kubeconfig tells of one in a cluster: start one with `sudo pcapsule up` (another user's: with --for your name), or name one with --hub URL")
+}
+
+func severalHubs(hubs []*localHub) string {
+	var all []string
+	for _, l := range hubs {
+		all = append(all, l.String())
+	}
+	return "several hubs run on this machine: choose one with --hub: " + strings.Join(all, ", ")
+}
+
+// openNamed is a client of the hub at a URL.
+func openNamed(c *cli.Context, base string) (*hubClient, error) {
+	base, opts := localOptions(base, identityOptions(c, nil), identifies(c), false)
+	client, err := newClient(base, opts)
 	if err != nil {
 		return nil, err
 	}
-	return &hubClient{Client: client, id: hubOrigin(client.Base())}, nil
+	return &hubClient{Client: client, id: hubOrigin(client.Name())}, nil
+}
+
+// identifies tells that the user said how to be let in, which no file on this
+// machine then does.
+func identifies(c *cli.Context) bool {
+	return c.String("hub-ca") != "" || c.String("hub-token-file") != ""
+}
+
+// localOptions makes a client of the hub at base prove itself, and the hub to it,
+// by the hub's file, when the hub is on this machine. Once there was such a file,
+// or with must, nobody is talked to without.
+func localOptions(base string, opts []api.Option, identified, must bool) (string, []api.Option) {
+	if identified || !sameAddress(base, base) || !must && localHubAt(base) == nil && !strings.HasPrefix(base, "http://") {
+		return base, opts
+	}
+	var seen atomic.Bool
+	seen.Store(must)
+	find := func() (*api.Local, error) {
+		if l := localHubAt(base); l != nil {
+			seen.Store(true)
+			return l.client(), nil
+		}
+		if seen.Load() {
+			return nil, fmt.Errorf("no file on this machine tells of the hub at %s: does it run, and is it for this user?", base)
+		}
+		return nil, nil
+	}
+	// TLS is what the file says, whatever the hub speaks to others.
+	_, rest, _ := strings.Cut(base, "://")
+	return "http://" + rest, append(opts, api.WithName(base), api.WithLocal(find))
 }
 
 // newClient is api.NewClient, which tells a URL that makes no sense from files

@@ -12,6 +12,7 @@ import (
 
 	"pcapsule/agent"
 	"pcapsule/agent/packets"
+	"pcapsule/internal/api"
 )
 
 func agentFlags() []cli.Flag {
@@ -76,8 +77,12 @@ Ctrl-C ends it; the ring stays, and the next start goes on with it.
 
    sudo pcapsule up
    sudo pcapsule up --interface eth0 --ring-size 20GiB
-   sudo -E pcapsule up --store s3://forensics/pcapsule`,
-		Flags:  flags(agentFlags(), hubFlags(), daemonFlags()),
+   sudo -E pcapsule up --store s3://forensics/pcapsule
+   sudo pcapsule up --for ann
+
+What it records is for root, for who started it (also through sudo), and for each
+--for USER: their commands find the hub by a file that nobody else can read.`,
+		Flags:  flags(agentFlags(), hubFlags(), []cli.Flag{forFlag()}, daemonFlags()),
 		Action: up,
 	}
 }
@@ -106,6 +111,9 @@ func up(c *cli.Context) error {
 		return err
 	}
 	cfg.Own = own
+	_, addr, _ := strings.Cut(s.url(), "://")
+	cfg.HubURL = "http://" + addr // over TLS, with the certificate of this process
+	cfg.HubOptions = []api.Option{api.WithName(s.url()), api.WithLocal(func() (*api.Local, error) { return s.local.client(), nil })}
 	cfg.OnReady = func(r agent.Ready) {
 		announceAgent(c, cfg, r)
 		s.announce(c)
@@ -125,7 +133,7 @@ func up(c *cli.Context) error {
 // hubHint is what the client commands need to find this hub, when it is not where
 // they look.
 func hubHint(s *served) string {
-	if s.url() == defaultHub {
+	if hubs := localHubs(); len(hubs) == 1 && hubs[0].URL == s.url() {
 		return ""
 	}
 	return " --hub " + s.url()
@@ -139,6 +147,7 @@ func agentCommand() *cli.Command {
 		Description: `Dials the hub and listens on no port; needs no credentials for the store. A hub
 that is away is waited for, and recording goes on.
 
+   sudo pcapsule agent --hub https://hub.example:8898 --hub-ca ca.crt --hub-token-file token
    sudo pcapsule agent --hub http://127.0.0.1:8898 --node web-1`,
 		Flags: flags(agentFlags(), agentKubernetesFlags(), agentHubFlags(), daemonFlags()),
 		Action: func(c *cli.Context) error {
@@ -147,7 +156,9 @@ that is away is waited for, and recording goes on.
 			}
 			cfg, err := agentConfig(c, c.String("hub"))
 			if err == nil {
-				cfg.HubOptions = identityOptions(c, cfg.Logger)
+				err = agentHub(c, &cfg)
+			}
+			if err == nil {
 				_, err = newClient(cfg.HubURL, cfg.HubOptions)
 			}
 			if err == nil {
@@ -160,6 +171,23 @@ that is away is waited for, and recording goes on.
 			return agent.Run(c.Context, cfg)
 		},
 	}
+}
+
+// agentHub fills in which hub the agent is for, and how it is let in. Where none is
+// named, it is one on this machine, for which the agent waits.
+func agentHub(c *cli.Context, cfg *agent.Config) error {
+	named := cfg.HubURL != ""
+	if !named {
+		cfg.HubURL = defaultHub
+		switch hubs := localHubs(); {
+		case len(hubs) > 1:
+			return usagef("%s", severalHubs(hubs))
+		case len(hubs) == 1:
+			cfg.HubURL = hubs[0].URL
+		}
+	}
+	cfg.HubURL, cfg.HubOptions = localOptions(cfg.HubURL, identityOptions(c, cfg.Logger), identifies(c), !named)
+	return nil
 }
 
 // announceAgent says what is captured, and how long the ring is.

@@ -43,7 +43,7 @@ func newMachine(t *testing.T) *machine {
 
 func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, m.bin, args...)
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+m.dir+"/config", "TMPDIR="+m.dir, "TZ=UTC", "PCAPSULE_HUB="+testHub)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+m.dir+"/config", "TMPDIR="+m.dir, "TZ=UTC", "PCAPSULE_HUB="+testHub, runtimeEnv+"="+m.runtimeDir())
 	cmd.Dir = m.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
@@ -89,10 +89,7 @@ func (d *daemon) end(sig os.Signal) error {
 // ready waits until the hub answers and a node is live.
 func (m *machine) ready(d *daemon) {
 	m.t.Helper()
-	client, err := api.NewClient(testHub)
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	client := m.client()
 	for range 200 {
 		select {
 		case err := <-d.exited:
@@ -111,6 +108,24 @@ func (m *machine) ready(d *daemon) {
 	}
 	d.end(syscall.SIGKILL)
 	m.t.Fatalf("pcapsule did not get ready\n%s", d.out.String())
+}
+
+// runtimeDir is where the machine's hubs write the files by which they are found.
+func (m *machine) runtimeDir() string { return filepath.Join(m.dir, "run") }
+
+// client is one of the machine's hub.
+func (m *machine) client() *api.Client {
+	m.t.Helper()
+	client, err := api.NewClient(testHub, api.WithLocal(func() (*api.Local, error) {
+		for _, l := range hubsIn(m.runtimeDir(), os.Geteuid()) {
+			return l.client(), nil
+		}
+		return nil, nil
+	}))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return client
 }
 
 // numbers are those of the packets in a capture that a sender sent, with the time

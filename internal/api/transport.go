@@ -28,6 +28,7 @@ type options struct {
 	token   TokenSource
 	dial    Dialer
 	every   Dialer
+	local   func() (*Local, error)
 	claimed string
 	name    string
 	log     *slog.Logger
@@ -149,6 +150,10 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 		t.DialContext = o.every
 	}
 	t.DialContext = patient(t.DialContext)
+	if hub && o.local != nil {
+		t.Proxy = nil
+		t.DialContext = proven(t.DialContext, o.local)
+	}
 	if hub && o.dial != nil {
 		o.reroute(t)
 	}
@@ -271,7 +276,9 @@ func (t *identified) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 			return nil, &tokenError{err}
 		}
-		r.Header.Set("Authorization", "Bearer "+token)
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
 	}
 	if t.claimed != "" {
 		r.Header.Set(HeaderClaimedUser, t.claimed)
@@ -317,7 +324,10 @@ func (c *Client) distrust(err error) string {
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var other *tls.CertificateVerificationError
+	var impostor *impostorError
 	switch {
+	case errors.As(err, &impostor):
+		return impostor.Error()
 	case errors.As(err, &unknown) && c.private:
 		return "its certificate is not signed by the CA given for it: is that the CA of this hub (--hub-ca)?"
 	case errors.As(err, &unknown):

@@ -23,7 +23,7 @@ func (d *demo) command(args ...string) *exec.Cmd {
 	shown := strings.ReplaceAll(strings.Join(args, " "), d.dir+"/", "")
 	say("$ pcapsule " + shown)
 	cmd := exec.CommandContext(d.ctx, d.pcapsule, args...)
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+d.dir+"/config", "PCAPSULE_HUB=http://127.0.0.1:8898")
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+d.dir+"/config", "PCAPSULE_RUNTIME_DIR="+d.dir+"/run")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd
 }

@@ -1,0 +1,52 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// openNoLink opens a file that is no link, and no pipe to wait for.
+func openNoLink(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+}
+
+// checkFolder refuses a folder in which others than root and uid could put files.
+func checkFolder(dir string, uid int) error {
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("%s is no folder", dir)
+	}
+	if err := ownedBy(st, uid); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
+
+// checkOwner refuses a file that others than root and uid could have written.
+func checkOwner(st fs.FileInfo, uid int) error {
+	if !st.Mode().IsRegular() {
+		return errors.New("it is no file")
+	}
+	return ownedBy(st, uid)
+}
+
+func ownedBy(st fs.FileInfo, uid int) error {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || int(sys.Uid) != uid && sys.Uid != 0 {
+		return errors.New("it belongs to another user")
+	}
+	if st.Mode().Perm()&0o022 != 0 {
+		return errors.New("others can write it")
+	}
+	return nil
+}
