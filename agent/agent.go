@@ -101,6 +101,7 @@ type agent struct {
 	now    func() time.Time
 	ring   *ring.Ring
 	rec    *recorder
+	named  *interfaces
 	source source
 	client *api.Client
 	pods   *targets.Watcher // nil when this node is of no cluster
@@ -153,10 +154,11 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	versions.Agent = manifest.Clean(cfg.Version)
 	rec := newRecorder(r, cfg, chunker.Header{Node: cfg.Node, OS: versions.OS, Application: "pcapsule " + cfg.Version}, now)
 	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions, warn: newWarnings()}
+	a.named = newInterfaces(r, cfg.Logger, a.warn, now)
 	captured := packets.Config{
 		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, RingSize: cfg.CaptureBuffer,
 		Own:         cfg.Own,
-		NewConsumer: rec.consumer, OnDrops: rec.drops, OnClockStep: a.stepped, Logger: cfg.Logger,
+		NewConsumer: rec.consumer, OnDrops: rec.drops, OnClockStep: a.stepped, OnNamed: a.named.changed, Logger: cfg.Logger,
 	}
 	if cfg.Kubernetes == nil { // else capture does not wait for name servers
 		captured.Exclude = a.leaveOutHub(ctx)
@@ -171,7 +173,9 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	if err := a.joinCluster(); err != nil {
 		return errors.Join(err, a.source.Close(), r.Close())
 	}
-	r.Begin(chunker.Packets, now().UnixNano())
+	began := now().UnixNano()
+	r.Begin(chunker.Packets, began)
+	r.Capturing(a.selection(), began)
 	a.log.Info("capturing", "node", cfg.Node, "ring", cfg.RingSize)
 	if cfg.OnReady != nil {
 		cfg.OnReady(Ready{Interfaces: a.source.Interfaces(), Ring: r.Usage(), ChunkSize: cfg.ChunkSize})
@@ -181,11 +185,14 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 		if err := a.source.Run(ctx); err != nil {
 			return fmt.Errorf("capture: %w", err)
 		}
-		rec.sealedUntil(now().UnixNano())
+		end := now().UnixNano()
+		a.named.noteAll(end)
+		rec.sealedUntil(end)
 		return nil
 	})
 	g.Go(func() error { a.serve(ctx); return nil })
 	g.Go(func() error { a.beat(ctx); return nil })
+	g.Go(func() error { a.named.run(ctx); return nil })
 	if a.pods != nil {
 		g.Go(func() error { a.pods.Run(ctx); return nil })
 		g.Go(func() error { a.leaveOutHub(ctx); return nil })
@@ -257,6 +264,7 @@ const partSlack = 256 << 10
 
 // stepped hears that the node's clock was set.
 func (a *agent) stepped(at, delta int64) {
+	a.named.stepped(at, delta)
 	a.rec.stepped(at, delta)
 	if a.cluster != nil {
 		a.cluster.Stepped(at, delta)

@@ -121,9 +121,12 @@ func (a *agent) poll(ctx context.Context, wait time.Duration) (*api.PollAnswer, 
 func states(list []packets.Interface) []api.Interface {
 	out := make([]api.Interface, 0, len(list))
 	for _, i := range list {
-		state := api.InterfaceDown
-		if i.Up {
-			state = api.InterfaceUp
+		state := api.InterfaceUp
+		switch {
+		case i.Gone:
+			state = api.InterfaceGone
+		case !i.Up:
+			state = api.InterfaceDown
 		}
 		out = append(out, api.Interface{Interface: clean(i.Interface), State: state})
 	}

@@ -119,7 +119,7 @@ func (a *agent) prepare(ctx context.Context, task api.Task, report *reporter) (*
 	if wants(task, chunker.Packets) { // after the upload, which may have found damage
 		ledger := pinned.Ledger(chunker.Packets)
 		part.Node.Coverage = append(part.Node.Coverage, ledger.Coverage...)
-		part.Node.Gaps = ledger.Gaps
+		part.Node.Gaps, part.Node.Capture = ledger.Gaps, ledger.Capture
 	}
 	return part, nil
 }
@@ -157,6 +157,7 @@ func (a *agent) seal(ctx context.Context, task api.Task, window manifest.Interva
 		return fmt.Errorf("seal open chunks: %w", err)
 	}
 	if packets {
+		a.named.noteAll(now)
 		a.rec.sealedUntil(now)
 	}
 	if events {

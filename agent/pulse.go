@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"pcapsule/agent/packets"
 	"pcapsule/agent/ring"
 )
 
@@ -97,12 +96,9 @@ func (a *agent) problems() (out []string) {
 	if err := a.ring.Trouble(); err != nil {
 		out = append(out, fmt.Sprintf("the ring's ledger cannot be written: %v", err))
 	}
-	if len(a.cfg.Interfaces) > 0 {
-		present := a.source.Interfaces()
-		for _, name := range a.cfg.Interfaces {
-			if !slices.ContainsFunc(present, func(i packets.Interface) bool { return i.Name == name }) {
-				out = append(out, fmt.Sprintf("interface %s is gone: no packet of it is recorded", name))
-			}
+	for _, i := range a.source.Interfaces() {
+		if i.Gone {
+			out = append(out, fmt.Sprintf("interface %s is gone: no packet of it is recorded", i.Name))
 		}
 	}
 	if a.pods != nil && a.pods.Blind() {

@@ -71,9 +71,9 @@ func TestProblems(t *testing.T) {
 	}
 	want("")
 
-	from.list = []packets.Interface{{Interface: chunker.Interface{Name: "eth00"}}}
+	from.list = []packets.Interface{{Interface: chunker.Interface{Name: "eth00"}}, {Interface: eth0, Gone: true}}
 	want("interface eth0 is gone")
-	from.list = append(from.list, packets.Interface{Interface: eth0})
+	from.list = []packets.Interface{{Interface: chunker.Interface{Name: "renamed"}}}
 	want("")
 }
 

@@ -33,7 +33,7 @@ func judge(n *manifest.Node, req request) {
 	if req.Import {
 		window = everything
 	} else {
-		n.Coverage = clip(n.Coverage, window)
+		n.Coverage, n.Capture = clip(n.Coverage, window), manifest.ClipCaptures(n.Capture, window)
 		n.Gaps = slices.Clone(n.Gaps)
 		slop := manifest.Nanos(coverageSlop) + n.Clock.Error
 		for _, m := range n.Unexplained(window) {
@@ -94,7 +94,7 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, []manifest.Entry, *api.E
 	for _, name := range s.req.Nodes {
 		if n := s.parts[name].node; n != nil {
 			answered++
-			covered = covered || len(n.Coverage) > 0 || records(n) > 0
+			covered = covered || len(n.Coverage) > 0 || records(n) > 0 || watched(n)
 			m.Nodes = append(m.Nodes, *n)
 		} else {
 			trouble := cmp.Or(s.parts[name].progress.Error, s.parts[name].refused)
@@ -182,6 +182,12 @@ func (s *session) cluster(m *manifest.Manifest) []manifest.Entry {
 	a := accountFor(m.Window, recordings, vain)
 	m.Coverage, m.Gaps = a.coverage, a.gaps
 	return mergeRecordings(recordings)
+}
+
+// watched tells whether an agent ran and could record nothing, since what it was
+// to record was not there: a snapshot of that is an answer.
+func watched(n *manifest.Node) bool {
+	return len(manifest.Dark(n.Capture, n.Gaps)) > 0
 }
 
 func records(n *manifest.Node) (sum uint64) {

@@ -42,7 +42,7 @@ func accountFor(window manifest.Interval, recordings []*recording, vain []string
 		covered = append(covered, r.recorded(window)...)
 		slop = max(slop, manifest.Nanos(coverageSlop).Add(r.clock.Error))
 	}
-	a := account{coverage: union(covered)}
+	a := account{coverage: manifest.Union(covered)}
 	known := slices.Clone(a.coverage)
 	for _, r := range recordings {
 		for _, g := range r.gaps {
@@ -93,7 +93,7 @@ func (r *recording) recorded(window manifest.Interval) []manifest.Interval {
 			lost = append(lost, r.clock.Hub(manifest.Interval{From: g.From, To: g.To}))
 		}
 	}
-	return missing(clip(covered, window), union(lost))
+	return missing(clip(covered, window), manifest.Union(lost))
 }
 
 // lossy tells whether a gap says that its time was not recorded.
@@ -127,21 +127,6 @@ func missing(intervals, covered []manifest.Interval) (rest []manifest.Interval) 
 		}
 	}
 	return rest
-}
-
-// union puts intervals in order, and makes one of those that touch.
-func union(list []manifest.Interval) (out []manifest.Interval) {
-	slices.SortFunc(list, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
-	for _, i := range list {
-		switch n := len(out); {
-		case i.From >= i.To:
-		case n > 0 && i.From <= out[n-1].To:
-			out[n-1].To = max(out[n-1].To, i.To)
-		default:
-			out = append(out, i)
-		}
-	}
-	return out
 }
 
 // mergeRecordings makes one inventory of those of all recorders, nil when none

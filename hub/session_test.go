@@ -341,6 +341,48 @@ func TestGapsMakePartial(t *testing.T) {
 	mustVerify(t, st)
 }
 
+// TestNothingToRecord makes a snapshot of a time in which what was to be recorded
+// was not there, and says so. Other interfaces of a node are no excuse for time
+// that it does not account for.
+func TestNothingToRecord(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	start := recent()
+	from, to := manifest.NanosOf(start.Add(-time.Minute)), manifest.NanosOf(start.Add(time.Second))
+	node := func(name string, interfaces ...string) {
+		s.newAgent(name, func(a *agent) {
+			a.forge = func(_ *agent, part *api.CompleteRequest) {
+				part.Node.Coverage = nil
+				if len(interfaces) > 1 {
+					part.Node.Coverage = []manifest.Interval{{From: from, To: from + 10e9}}
+				}
+				part.Node.Capture = []manifest.Capture{{From: from - 1e12, To: to + 1e12, Selection: manifest.Selection{Interfaces: interfaces}}}
+				part.Node.Gaps = []manifest.Gap{{Stream: chunker.Packets, Reason: manifest.GapInterfaceGone, Interface: "v0", From: from - 1e12, To: to + 1e12}}
+			}
+		})
+	}
+	node("only", "v0")
+	node("both", "v0", "v1")
+	c := s.client()
+	for name, want := range map[string]string{
+		"only": "node only: " + api.Span(manifest.Interval{From: from, To: to}) + " interface v0 was gone",
+		"both": "the agent does not say why",
+	} {
+		snap := mustCreate(t, c, api.CreateRequest{Name: name, Nodes: []string{name}, From: from.Time(), To: to.Time()})
+		if snap.Status != manifest.Partial || !strings.Contains(strings.Join(snap.Reasons, "\n"), want) || (name == "only") != (len(snap.Reasons) == 1) {
+			t.Errorf("%s: %+v", name, snap)
+		}
+		stored, err := archive.New(st).Load(t.Context(), snap.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := stored.Manifest.Nodes[0].Capture; len(c) != 1 || c[0].From != from || c[0].To != to || len(c[0].Interfaces) == 0 {
+			t.Errorf("%s: what was to be recorded is %+v, want it cut to the window", name, c)
+		}
+	}
+	mustVerify(t, st)
+}
+
 func TestEmptyWindowIsNoFailure(t *testing.T) {
 	st := storetest.NewMemory(t, nil)
 	s := newSite(t, st, nil)

@@ -25,7 +25,14 @@ func Uncovered(window Interval, covered []Interval) []Interval {
 // are neither in its coverage nor in a gap of its packets: what a node owes an
 // account of.
 func (n *Node) Unexplained(window Interval) []Interval {
-	return unexplained(window, n.Coverage, n.Gaps, chunker.Packets)
+	gaps := n.Gaps
+	if len(n.Capture) > 0 { // a gap of one interface explains nothing of the others
+		gaps = slices.DeleteFunc(slices.Clone(gaps), Gap.ofInterface)
+		for _, d := range Dark(n.Capture, n.Gaps) {
+			gaps = append(gaps, Gap{Stream: chunker.Packets, Reason: GapInterfaceGone, From: d.From, To: d.To})
+		}
+	}
+	return unexplained(window, n.Coverage, gaps, chunker.Packets)
 }
 
 // Clustered tells whether the snapshot is of a Kubernetes cluster, whose stream

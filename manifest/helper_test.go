@@ -106,6 +106,14 @@ func testManifest() *Manifest {
 					{Stream: chunker.Packets, Reason: GapNotRunning, From: at + 100e9, To: at + 101e9},
 					{Stream: chunker.Packets, Reason: GapKernelDrop, From: at + 1, To: at + 1, Count: 7, Interface: "eth0", Detail: "worker 1"},
 				},
+				Capture: []Capture{
+					{From: at, To: at + 100e9, Selection: Selection{
+						Interfaces: []string{"wg0", "eth0"}, Excluded: []string{"TCP with the hub"}, Filter: "not port 22",
+					}},
+					{From: at + 101e9, To: at + 300e9, Selection: Selection{
+						Targets: &Targets{Regex: "^front", Namespaces: []string{"shop"}, Excluded: []string{"kube-system"}}, Abridged: true,
+					}},
+				},
 				Interfaces: []chunker.Interface{{Name: "eth0", Description: "Ethernet <uplink>", LinkType: 1}, {Name: "wg0", LinkType: 101}},
 				Versions:   Versions{Agent: "0.1.0", Kernel: "6.18.0", OS: "Debian GNU/Linux 12", Arch: "amd64"},
 				Streams:    []Stream{testStream(chunker.Packets, testEntries(chunker.PacketsExt))},

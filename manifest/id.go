@@ -101,9 +101,12 @@ func checkWord(what, s string, limit int) error {
 
 // checkText tells whether s is safe to print on a terminal: UTF-8, every
 // character visible or a plain space, at most MaxText bytes.
-func checkText(what, s string) error {
-	if len(s) > MaxText {
-		return fmt.Errorf("%s is %d bytes long: at most %d", what, len(s), MaxText)
+func checkText(what, s string) error { return checkTextTo(what, s, MaxText) }
+
+// checkTextTo is checkText for a text of at most limit bytes.
+func checkTextTo(what, s string, limit int) error {
+	if len(s) > limit {
+		return fmt.Errorf("%s is %d bytes long: at most %d", what, len(s), limit)
 	}
 	if !utf8.ValidString(s) {
 		return fmt.Errorf("%s %q is not UTF-8", what, s)
@@ -119,17 +122,20 @@ func checkText(what, s string) error {
 // Clean makes s a text that a manifest can hold: what is not printable becomes
 // U+FFFD, what is too long is cut. It is for text of foreign origin, such as
 // interface names in imported captures and errors of other programs.
-func Clean(s string) string {
+func Clean(s string) string { return cleanTo(s, MaxText) }
+
+// cleanTo is Clean for a text of at most limit bytes.
+func cleanTo(s string, limit int) string {
 	s = strings.Map(func(c rune) rune {
 		if unicode.IsPrint(c) {
 			return c
 		}
 		return utf8.RuneError
 	}, s)
-	if len(s) <= MaxText {
+	if len(s) <= limit {
 		return s
 	}
-	n := MaxText
+	n := limit
 	for !utf8.RuneStart(s[n]) {
 		n--
 	}

@@ -42,6 +42,11 @@ const (
 	GapUnreadable  = "unreadable"   // a file to import held nothing that could be read
 	GapCorrected   = "corrected"    // an import said something that cannot be, and what is in the chunks instead
 	GapFiltered    = "filtered"     // packets that the filter of an imported capture left out, on purpose
+
+	// Of an interface that was named, and of no other: whatever else was to be
+	// recorded was. Where all named ones have such a gap, nothing was.
+	GapInterfaceGone = "interface-gone" // it was removed, or moved to another network namespace
+	GapInterfaceDown = "interface-down" // it was set down, so that nothing could pass it
 )
 
 // A Manifest is the root of a snapshot. The signature covers its exact bytes,
@@ -95,6 +100,7 @@ type Node struct {
 	Clock      Clock               `json:"clock"`
 	Coverage   []Interval          `json:"coverage"` // within the window, when its packets were recorded
 	Gaps       []Gap               `json:"gaps,omitempty"`
+	Capture    []Capture           `json:"capture,omitempty"`
 	Interfaces []chunker.Interface `json:"interfaces"` // that its chunks describe, sorted by name
 	Versions   Versions            `json:"versions"`
 	Streams    []Stream            `json:"streams"`

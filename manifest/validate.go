@@ -118,8 +118,8 @@ func (n *Node) Validate() error {
 			return errors.New("status is partial without a reason")
 		}
 	case Unreachable:
-		if len(n.Streams) > 0 || len(n.Coverage) > 0 {
-			return errors.New("status is unreachable, yet it has streams or coverage")
+		if len(n.Streams) > 0 || len(n.Coverage) > 0 || len(n.Capture) > 0 {
+			return errors.New("status is unreachable, yet it has streams, coverage or captures")
 		}
 	default:
 		return fmt.Errorf("status %.40q is unknown", n.Status)
@@ -131,6 +131,9 @@ func (n *Node) Validate() error {
 		return fmt.Errorf("clock error %d is negative", n.Clock.Error)
 	}
 	if err := validateAccount(n.Coverage, n.Gaps); err != nil {
+		return err
+	}
+	if err := CheckCaptures(n.Capture); err != nil {
 		return err
 	}
 	if err := validateInterfaces(n.Interfaces); err != nil {

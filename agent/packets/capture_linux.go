@@ -26,7 +26,8 @@ type Capture struct {
 	targets *targeting    // nil outside a cluster
 	unown   func()        // no longer leaves out own connections
 
-	indexes []int       // that the filter lets through; guarded by links.mu
+	named   *named      // guarded by links.mu
+	indexes []int       // that the filter lets through, nil for all; guarded by links.mu
 	heard   map[int]int // how often each was made promiscuous; guarded by links.mu
 
 	started atomic.Bool
@@ -42,7 +43,7 @@ type Capture struct {
 func New(cfg Config) (*Capture, error) { return open(cfg, systemClock) }
 
 func open(cfg Config, clock clock) (_ *Capture, err error) {
-	c := &Capture{cfg: cfg, log: cfg.Logger, clock: clock, heard: map[int]int{}, unown: func() {}, done: make(chan struct{})}
+	c := &Capture{cfg: cfg, log: cfg.Logger, clock: clock, named: newNamed(cfg.Interfaces), heard: map[int]int{}, unown: func() {}, done: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -99,7 +100,7 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 	}
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
-	c.indexes = c.chosen(c.links.table())
+	c.choose(c.links.table())
 	if err := c.prepare(); err != nil {
 		return nil, err
 	}
@@ -158,7 +159,10 @@ func (c *Capture) Run(ctx context.Context) error {
 			w.ring.waiter.wake()
 		}
 	}()
+	c.links.mu.Lock()
+	c.tellNamed()
 	c.running.Store(true)
+	c.links.mu.Unlock()
 	err := g.Wait()
 	c.running.Store(false)
 	<-stopped
@@ -247,13 +251,14 @@ func (c *Capture) Stats() Stats {
 	return s
 }
 
-// Interfaces are those captured on now, in order of index.
+// Interfaces are those captured on now, in order of index, and then those that
+// were named and are gone.
 func (c *Capture) Interfaces() []Interface {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
 	var out []Interface
 	for _, l := range c.links.table().present() {
-		if len(c.cfg.Interfaces) > 0 && !slices.Contains(c.cfg.Interfaces, l.name) {
+		if c.indexes != nil && !slices.Contains(c.indexes, l.index) {
 			continue
 		}
 		i := Interface{Index: l.index, Up: l.up()}
@@ -262,6 +267,11 @@ func (c *Capture) Interfaces() []Interface {
 			i.Speed = speed(c.links.requests, l.name)
 		}
 		out = append(out, i)
+	}
+	for _, n := range c.named.list {
+		if n.State == NamedGone {
+			out = append(out, Interface{Interface: n.Last, Gone: true})
+		}
 	}
 	return out
 }

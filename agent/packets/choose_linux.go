@@ -76,33 +76,34 @@ func (c *Capture) attach() error {
 func (c *Capture) checkInterfaces() error {
 	there := c.links.table().present()
 	for _, name := range c.cfg.Interfaces {
-		i := slices.IndexFunc(there, func(l link) bool { return l.name == name })
-		if i < 0 {
+		if !slices.ContainsFunc(there, func(l link) bool { return l.name == name }) {
 			var names []string
 			for _, l := range there {
 				names = append(names, l.name)
 			}
 			return fmt.Errorf("%w: %s (there are %s)", ErrNoInterface, name, strings.Join(names, ", "))
 		}
-		if !there[i].up() {
-			c.log.Warn("interface is down: it is captured on once it is up (ip link set "+name+" up)", "interface", name)
-		}
 	}
 	return nil
 }
 
-// chosen are the indexes of the named interfaces, and nil when all are captured.
-func (c *Capture) chosen(t *table) []int {
-	if len(c.cfg.Interfaces) == 0 {
-		return nil
+// choose finds the devices to capture on among the present ones: c.indexes is nil
+// when all are. It tells whether what was named has changed. The caller holds
+// links.mu.
+func (c *Capture) choose(t *table) (changed bool) {
+	if !c.named.any() {
+		return false
 	}
-	indexes := []int{}
-	for _, l := range t.present() {
-		if slices.Contains(c.cfg.Interfaces, l.name) {
-			indexes = append(indexes, l.index)
-		}
+	changed = c.named.update(t.present())
+	c.indexes = c.named.indexes()
+	return changed
+}
+
+// tellNamed tells what became of the named interfaces. The caller holds links.mu.
+func (c *Capture) tellNamed() {
+	if c.cfg.OnNamed != nil && c.named.any() {
+		c.cfg.OnNamed(c.now(), slices.Clone(c.named.list))
 	}
-	return indexes
 }
 
 // relink tells the eBPF filter which interfaces there are. The caller holds
@@ -112,27 +113,26 @@ func (c *Capture) relink(t *table) error {
 	case c.kernel == nil:
 		return nil
 	case c.targets != nil:
-		return c.targets.relink(t.present())
+		return c.targets.relink(t.present(), c.indexes)
 	}
-	named := len(c.cfg.Interfaces) > 0
-	return c.kernel.everything(t.present(), func(l link) bool {
-		return !named || slices.Contains(c.cfg.Interfaces, l.name)
-	}, !named)
+	return c.kernel.everything(t.present(), c.indexes)
 }
 
 // refilter follows interfaces that come and go. The caller holds links.mu.
 func (c *Capture) refilter(t *table) {
-	indexes := c.chosen(t)
-	changed := !slices.Equal(indexes, c.indexes)
-	c.indexes = indexes
+	old := c.indexes
+	changed := c.choose(t)
 	err := c.relink(t)
-	if c.kernel == nil && changed {
+	if c.kernel == nil && !slices.Equal(old, c.indexes) {
 		err = c.attach()
 	}
 	if err != nil {
 		c.log.Error("cannot follow changed network interfaces", "error", err)
 	}
 	c.listen()
+	if changed && c.running.Load() {
+		c.tellNamed()
+	}
 }
 
 // listen makes the named interfaces promiscuous, and those no more that are none

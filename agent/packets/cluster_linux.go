@@ -20,13 +20,14 @@ type targeting struct {
 
 	mu      sync.Mutex
 	view    view
+	chosen  []int // indexes of the devices to capture on; nil for all
 	targets Targets
 	warned  string // of the tunnels' ports that there is no room for
 }
 
 // newTargeting reads the network of the calling thread's namespace.
 func newTargeting(c *Capture, targets Targets) (*targeting, error) {
-	t := &targeting{c: c, targets: targets, requests: -1, stale: make(chan struct{}, 1)}
+	t := &targeting{c: c, targets: targets, chosen: c.indexes, requests: -1, stale: make(chan struct{}, 1)}
 	var err error
 	if t.requests, err = openNetlink(0); err != nil {
 		return nil, err
@@ -41,11 +42,12 @@ func (t *targeting) close() {
 	}
 }
 
-// relink follows links that come and go.
-func (t *targeting) relink(present []link) error {
+// relink follows links that come and go, of which some are to be captured on: all
+// when chosen is nil.
+func (t *targeting) relink(present []link, chosen []int) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.view.links = present
+	t.view.links, t.chosen = present, chosen
 	t.mark()
 	return t.apply()
 }
@@ -156,7 +158,7 @@ func (t *targeting) apply() error {
 	links := make(map[uint32]filterLink, len(t.view.links))
 	for _, l := range t.view.links {
 		entry := filterLink{Role: p.roles[l.index]}
-		if len(t.c.cfg.Interfaces) > 0 && !slices.Contains(t.c.cfg.Interfaces, l.name) {
+		if t.chosen != nil && !slices.Contains(t.chosen, l.index) {
 			entry.Role = roleNone
 		}
 		entry.Ethernet = ethernet(l)
@@ -172,20 +174,20 @@ func (t *targeting) apply() error {
 		copy(s.TunnelPorts[:], p.ports)
 		// A new interface is a pod's nearly always, and which is not known yet.
 		s.UnknownRole = rolePod
-		if t.targets.Selective || len(t.c.cfg.Interfaces) > 0 {
+		if t.targets.Selective || t.chosen != nil {
 			s.UnknownRole = roleNone
 		}
 	})
 }
 
 // everything is the filter of a machine in no cluster: all packets of the chosen
-// interfaces, but those of own connections.
-func (k *kernelFilter) everything(present []link, chosen func(link) bool, others bool) error {
+// devices, of all when that is nil, but those of own connections.
+func (k *kernelFilter) everything(present []link, chosen []int) error {
 	links := map[uint32]filterLink{}
 	for _, l := range present {
 		role := uint8(roleAll)
 		switch {
-		case !chosen(l):
+		case chosen != nil && !slices.Contains(chosen, l.index):
 			role = roleNone
 		case l.flags&unix.IFF_LOOPBACK != 0:
 			role = roleLoopback
@@ -198,7 +200,7 @@ func (k *kernelFilter) everything(present []link, chosen func(link) bool, others
 	return k.configure(func(s *filterSettings) {
 		s.Node = 1
 		s.UnknownRole = roleNone
-		if others {
+		if chosen == nil {
 			s.UnknownRole = roleAll
 		}
 	})

@@ -3,11 +3,13 @@
 package packets
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -88,14 +90,32 @@ func TestInterfacesChange(t *testing.T) {
 func testInterfacesChange(t *testing.T, classic bool) {
 	namespace(t)
 	veth(t, "a", "b")
-	s := begin(t, Config{Interfaces: []string{"b"}, classic: classic})
+	var mu sync.Mutex
+	var told []Named
+	s := begin(t, Config{Interfaces: []string{"b"}, classic: classic, OnNamed: func(_ int64, list []Named) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = list
+	}})
+	is := func(state NamedState, as ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("b is not told to be %d as %v", state, as), func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(told) == 1 && told[0].Name == "b" && told[0].State == state && slices.Equal(told[0].As, as)
+		})
+	}
+	is(NamedUp, "b")
 	all := begin(t, Config{classic: classic})
 	knows := func(s *session, want ...string) {
 		t.Helper()
 		eventually(t, "interfaces are not "+strings.Join(want, ", "), func() bool {
 			var names []string
 			for _, i := range s.Interfaces() {
-				if i.Name != "lo" {
+				switch {
+				case i.Gone:
+					names = append(names, "no "+i.Name)
+				case i.Name != "lo":
 					names = append(names, i.Name)
 				}
 			}
@@ -119,9 +139,11 @@ func testInterfacesChange(t *testing.T, classic bool) {
 	// Packets are named as of their time, though they are read later.
 	all.cut()
 	ip(t, "link", "set", "dev", "b", "down")
+	is(NamedDown, "b")
 	ip(t, "link", "set", "dev", "b", "name", "c")
 	ip(t, "link", "set", "dev", "c", "up")
-	knows(s)
+	is(NamedUp, "c")
+	knows(s, "c")
 	knows(all, "a", "c")
 	awaitCarrier(t, "a")
 	send("a") // 2, to c
@@ -133,15 +155,21 @@ func testInterfacesChange(t *testing.T, classic bool) {
 	send("a") // 3, to c with its alias
 	all.cut()
 	ip(t, "link", "del", "dev", "c")
+	is(NamedGone)
+	knows(s, "no b")
 	knows(all)
 	veth(t, "a", "b")
+	is(NamedUp, "b")
 	knows(s, "b")
 	knows(all, "a", "b")
 	send("a") // 4, to the new b
-	if diff := cmp.Diff([]byte{1, 4}, ids(s.cut(), "b")); diff != "" {
-		t.Errorf("on b alone (-sent +recorded):\n%s", diff)
+	recs := s.cut()
+	for iface, want := range map[string][]byte{"a": nil, "b": {1, 4}, "c": {2, 3}} {
+		if diff := cmp.Diff(want, ids(recs, iface)); diff != "" {
+			t.Errorf("what was named b, on %s (-sent +recorded):\n%s", iface, diff)
+		}
 	}
-	recs := all.cut()
+	recs = all.cut()
 	for iface, want := range map[string][]byte{"a": {1, 2, 3, 4}, "b": {1, 4}, "c": {2, 3}} {
 		if diff := cmp.Diff(want, ids(recs, iface)); diff != "" {
 			t.Errorf("on %s (-sent +recorded):\n%s", iface, diff)

@@ -56,8 +56,9 @@ type Consumer interface {
 // Config says what to capture and where it goes.
 type Config struct {
 	// Interfaces to capture on, by name; all when empty. They must exist when
-	// the capture is opened. One that goes is captured again when an interface
-	// of that name comes back.
+	// the capture is opened. One that is renamed is captured on under its new
+	// name; one that goes is captured again when an interface of that name comes
+	// back.
 	Interfaces []string
 	// NoPromiscuous leaves the named interfaces as they are. Otherwise they are
 	// made promiscuous, as other capture programs do, so that what a mirror port
@@ -90,6 +91,10 @@ type Config struct {
 	// delta nanoseconds and is now at. Slewing, as NTP does it, is no step, nor
 	// is a machine that slept.
 	OnClockStep func(at, delta int64)
+	// OnNamed, when set, is told what became of the interfaces in Interfaces, at a
+	// time: as the capture begins to run, and after each change. Calls come one
+	// after another, and must return soon.
+	OnNamed func(at int64, list []Named)
 
 	Logger *slog.Logger
 
@@ -146,13 +151,32 @@ type Stats struct {
 	LeftOut   LeftOut
 }
 
-// An Interface is one that is captured on.
+// An Interface is one that is captured on, or is to be.
 type Interface struct {
 	chunker.Interface
-	Index int
+	Index int // 0 when it is gone
 	Up    bool
+	Gone  bool   // it was named, and no device of that name is there
 	Speed uint64 // bits per second; 0 when unknown
 }
+
+// A Named is an interface that Config.Interfaces names, as it is now.
+type Named struct {
+	Name    string
+	State   NamedState
+	Devices []int    // indexes of the devices that are captured on for it
+	As      []string // what each of them is called now: Name, unless it was renamed
+	Last    chunker.Interface
+}
+
+// NamedState tells whether packets can pass a named interface, and be captured.
+type NamedState uint8
+
+const (
+	NamedUp   NamedState = iota // a device is there, and up
+	NamedDown                   // it is there, and set down
+	NamedGone                   // it was removed, or moved to another network namespace
+)
 
 // Errors that callers branch on.
 var (

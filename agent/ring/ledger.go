@@ -55,6 +55,15 @@ func (r *Ring) AddGap(g Gap) {
 	r.changed()
 }
 
+// Capturing says what is recorded of packets from at on. The same as before goes
+// on, also over restarts.
+func (r *Ring) Capturing(what manifest.Selection, at int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.capturing(what, manifest.Nanos(at))
+	r.changed()
+}
+
 // Saw notes that packets of an interface were recorded between from and to.
 func (r *Ring) Saw(i chunker.Interface, from, to int64) {
 	r.mu.Lock()
@@ -84,6 +93,8 @@ type Ledger struct {
 	// was evicted. Gaps within them, by drops and the like, tell what is missing.
 	Coverage []manifest.Interval
 	Gaps     []Gap // in order of From
+	// Capture is what was to be recorded, and when, in order of From.
+	Capture []manifest.Capture
 }
 
 // Ledger tells what the ring has of stream in a window.
@@ -166,70 +177,25 @@ func (s *state) ledger(stream string, window manifest.Interval, evicted manifest
 	if evicted > 0 {
 		gone = append(gone, manifest.Interval{From: min(window.From, evicted), To: evicted + 1})
 	}
-	recorded := subtract(intersect(union(ran), all), union(lost))
-	l.Coverage = subtract(recorded, gone)
-	for _, i := range intersect(recorded, gone) {
+	recorded := manifest.Subtract(manifest.Intersect(manifest.Union(ran), all), manifest.Union(lost))
+	dark := []manifest.Interval{}
+	if stream == chunker.Packets {
+		l.Capture = manifest.ClipCaptures(s.Captures, window)
+		dark = manifest.Dark(l.Capture, l.Gaps)
+	}
+	l.Coverage = manifest.Subtract(manifest.Subtract(recorded, gone), dark)
+	for _, i := range manifest.Intersect(recorded, gone) {
 		g := Gap{Stream: stream, Reason: manifest.GapEvicted, From: i.From, To: i.To}
 		if s.Crowded[stream] >= i.To-1 {
 			g.Detail = crowdedDetail
 		}
 		l.Gaps = append(l.Gaps, g)
 	}
-	for _, i := range subtract(subtract(all, recorded), union(append(steps, lost...))) {
+	for _, i := range manifest.Subtract(manifest.Subtract(all, recorded), manifest.Union(append(steps, lost...))) {
 		l.Gaps = append(l.Gaps, Gap{Stream: stream, Reason: manifest.GapNotRunning, From: i.From, To: i.To})
 	}
 	slices.SortStableFunc(l.Gaps, func(a, b Gap) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Reason, b.Reason))
 	})
 	return l
-}
-
-// union puts intervals in order and joins those that touch.
-func union(in []manifest.Interval) []manifest.Interval {
-	in = slices.Clone(in)
-	slices.SortFunc(in, func(a, b manifest.Interval) int { return cmp.Compare(a.From, b.From) })
-	out := in[:0]
-	for _, i := range in {
-		switch {
-		case i.From >= i.To:
-		case len(out) > 0 && i.From <= out[len(out)-1].To:
-			out[len(out)-1].To = max(out[len(out)-1].To, i.To)
-		default:
-			out = append(out, i)
-		}
-	}
-	return out
-}
-
-// intersect is what two unions have in common.
-func intersect(a, b []manifest.Interval) []manifest.Interval {
-	var out []manifest.Interval
-	for _, x := range a {
-		for _, y := range b {
-			if i := (manifest.Interval{From: max(x.From, y.From), To: min(x.To, y.To)}); i.From < i.To {
-				out = append(out, i)
-			}
-		}
-	}
-	return out
-}
-
-// subtract is what union a has and union b has not.
-func subtract(a, b []manifest.Interval) []manifest.Interval {
-	var out []manifest.Interval
-	for _, x := range a {
-		for _, y := range b {
-			if y.To <= x.From || y.From >= x.To {
-				continue
-			}
-			if x.From < y.From {
-				out = append(out, manifest.Interval{From: x.From, To: y.From})
-			}
-			x.From = y.To
-		}
-		if x.From < x.To {
-			out = append(out, x)
-		}
-	}
-	return out
 }

@@ -57,6 +57,24 @@ func TestLedger(t *testing.T) {
 			Coverage: []manifest.Interval{iv(100, 200)},
 			Gaps:     []Gap{gap(manifest.GapKernelDrop, 100, 110, 2), gap(manifest.GapDiskFull, 190, 200, 3)},
 		}},
+		{"the one interface that was named was gone", state{
+			Runs:     runs(iv(50, 300)),
+			Captures: []manifest.Capture{{From: 50, To: 300, Selection: manifest.Selection{Interfaces: []string{"a"}}}},
+			Gaps:     []Gap{{Stream: chunker.Packets, Reason: manifest.GapInterfaceGone, Interface: "a", From: 120, To: 150}},
+		}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(100, 120), iv(150, 200)},
+			Gaps:     []Gap{{Stream: chunker.Packets, Reason: manifest.GapInterfaceGone, Interface: "a", From: 120, To: 150}},
+			Capture:  []manifest.Capture{{From: 100, To: 200, Selection: manifest.Selection{Interfaces: []string{"a"}}}},
+		}},
+		{"another interface went on", state{
+			Runs:     runs(iv(50, 300)),
+			Captures: []manifest.Capture{{From: 50, To: 300, Selection: manifest.Selection{Interfaces: []string{"a", "b"}}}},
+			Gaps:     []Gap{{Stream: chunker.Packets, Reason: manifest.GapInterfaceGone, Interface: "a", From: 120, To: 150}},
+		}, 0, Ledger{
+			Coverage: []manifest.Interval{iv(100, 200)},
+			Gaps:     []Gap{{Stream: chunker.Packets, Reason: manifest.GapInterfaceGone, Interface: "a", From: 120, To: 150}},
+			Capture:  []manifest.Capture{{From: 100, To: 200, Selection: manifest.Selection{Interfaces: []string{"a", "b"}}}},
+		}},
 		{"what a recorder did not hear of is not covered", state{
 			Runs: runs(iv(50, 150), iv(170, 300)),
 			Gaps: []Gap{gap(manifest.GapWatchLost, 90, 120, 0), gap(manifest.GapWatchLost, 145, 165, 0)},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -42,7 +43,8 @@ type state struct {
 	Evicting []string                  `json:"evicting"`          // chunks that may have been evicted, and count as that once they are gone
 	Pins     map[string]pin            `json:"pins"`              // by session
 
-	Interfaces []sighting `json:"interfaces"` // that packets were recorded on
+	Interfaces []sighting         `json:"interfaces"`         // that packets were recorded on
+	Captures   []manifest.Capture `json:"captures,omitempty"` // what was to be recorded of packets, in order of time of recording
 }
 
 // sighting is when packets of an interface were recorded: some time between.
@@ -98,6 +100,9 @@ func decodeState(b []byte) (state, error) {
 		if _, err := parseKey(key); err != nil {
 			return state{}, fmt.Errorf("ledger: %w", err)
 		}
+	}
+	if err := manifest.CheckCaptures(manifest.ClipCaptures(s.Captures, manifest.Interval{From: math.MinInt64, To: math.MaxInt64})); err != nil {
+		return state{}, fmt.Errorf("ledger: %w", err)
 	}
 	for _, g := range s.Gaps {
 		if err := checkStream(g.Stream); err != nil || g.To < g.From || g.To > maxTime {
@@ -164,6 +169,9 @@ func (s *state) step(stream string, from, to manifest.Nanos) {
 	}
 	s.extend(stream, from)
 	s.begin(stream, to)
+	if n := len(s.Captures); n > 0 && stream == chunker.Packets {
+		s.Captures[n-1].From = min(s.Captures[n-1].From, to)
+	}
 }
 
 // last is the index of the stream's latest run, -1 when there is none.
@@ -181,6 +189,24 @@ func (s *state) extend(stream string, through manifest.Nanos) {
 	if i := s.last(stream); i >= 0 {
 		s.Runs[i].To = max(s.Runs[i].To, through)
 	}
+	if n := len(s.Captures); n > 0 && stream == chunker.Packets {
+		s.Captures[n-1].To = max(s.Captures[n-1].To, through)
+	}
+}
+
+// capturing notes what is recorded of packets from at on. What the ring holds
+// nothing of any more is forgotten, and so is the oldest of too many.
+func (s *state) capturing(what manifest.Selection, at manifest.Nanos) {
+	s.Captures = slices.DeleteFunc(s.Captures, func(c manifest.Capture) bool { return c.To <= s.past(chunker.Packets) })
+	n := len(s.Captures)
+	switch {
+	case n > 0 && s.Captures[n-1].Equal(what):
+		last := &s.Captures[n-1]
+		last.From, last.To = min(last.From, at), max(last.To, at+1)
+	default:
+		s.Captures = append(s.Captures, manifest.Capture{From: at, To: at + 1, Selection: what})
+	}
+	s.Captures = slices.Delete(s.Captures, 0, max(0, len(s.Captures)-manifest.MaxCaptures))
 }
 
 // bound forgets what nobody can ask for any more, when the state grows too

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"pcapsule/agent/packets"
+	"pcapsule/manifest"
 )
 
 // A Selection says which pods are targets: those that match all of it. The zero
@@ -37,6 +38,15 @@ func (s Selection) Selective() bool { return s.positive() || len(s.excluded) > 0
 
 // positive tells whether it asks for something, rather than only excludes.
 func (s Selection) positive() bool { return s.regex != nil || len(s.namespaces) > 0 }
+
+// Manifest is the selection as manifests have it.
+func (s Selection) Manifest() manifest.Targets {
+	t := manifest.Targets{Namespaces: s.namespaces, Excluded: s.excluded}
+	if s.regex != nil {
+		t.Regex = s.regex.String()
+	}
+	return t
+}
 
 // String says for people which pods are targets.
 func (s Selection) String() string {

@@ -135,7 +135,11 @@ func printSnapshot(c *cli.Context, s *api.Snapshot) error {
 	if s.Status == manifest.Partial {
 		return &codeError{code: exitPartial}
 	}
-	if s.Records == 0 {
+	switch {
+	case s.Records > 0:
+	case len(s.Warnings) > 0:
+		fmt.Fprintln(c.App.ErrWriter, "pcapsule: there was no packet in the window")
+	default:
 		fmt.Fprintln(c.App.ErrWriter, "pcapsule: the window was recorded, and there was no packet in it")
 	}
 	return nil

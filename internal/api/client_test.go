@@ -351,6 +351,7 @@ func TestExplain(t *testing.T) {
 		return manifest.Gap{Stream: "packets", Reason: reason, From: at(from), To: at(to), Count: count}
 	}
 	withDetail := func(g manifest.Gap, detail string) manifest.Gap { g.Detail = detail; return g }
+	on := func(g manifest.Gap, name string) manifest.Gap { g.Interface = name; return g }
 	for _, test := range []struct {
 		name     string
 		gaps     []manifest.Gap
@@ -371,6 +372,11 @@ func TestExplain(t *testing.T) {
 			[]string{"the capture is cut short (x.pcap)"}, []string{"what is not packets was left out (7 name resolution blocks)"}},
 		{"import that lacks", []manifest.Gap{withDetail(gap(manifest.GapKernelDrop, 0, 100, 7), "x.pcapng"), withDetail(gap(manifest.GapUntimed, 0, 100, 1), "y.pcapng")}, nil,
 			[]string{"the capture had lost 7 packets when it was imported (x.pcapng)", "1 packet had no time: put at that of the packet before (y.pcapng)"}},
+		{"interfaces that went", []manifest.Gap{
+			on(gap(manifest.GapInterfaceGone, 10, 20, 0), "v0"), on(gap(manifest.GapInterfaceGone, 20, 30, 0), "v1"), on(gap(manifest.GapInterfaceDown, 40, 50, 0), "v0"),
+			on(gap(manifest.GapInterfaceDown, -10, 0, 0), "before"),
+		}, []string{"2025-11-24 16:00:10–16:00:30 UTC interfaces v0, v1 were gone (removed, or moved to another network namespace), and not recorded"},
+			[]string{"2025-11-24 16:00:40–16:00:50 UTC interface v0 was down: nothing could pass"}},
 		{"of later versions", []manifest.Gap{gap("solar-flare", 10, 20, 0)}, []string{"2025-11-24 16:00:10–16:00:20 UTC is incomplete: solar-flare"}, nil},
 	} {
 		reasons, warnings := Explain(test.gaps, window)

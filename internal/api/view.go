@@ -105,6 +105,10 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 			warnings = append(warnings, fmt.Sprintf("the kernel dropped %s in%s: give the agent more CPU or a larger capture buffer", g.lost(), when))
 		case manifest.GapClockStep:
 			warnings = append(warnings, fmt.Sprintf("its clock jumped in%s: times around that are off", when)+g.details())
+		case manifest.GapInterfaceDown:
+			if len(g.at) > 0 {
+				warnings = append(warnings, strings.TrimSpace(when)+" "+g.interfaces()+" down: nothing could pass"+g.details())
+			}
 		case manifest.GapSkipped:
 			warnings = append(warnings, "what is not packets was left out"+g.details())
 		case manifest.GapUntimed:
@@ -135,8 +139,8 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 // gapKinds are the reasons that occur, in the order in which people want them.
 func gapKinds(gaps []manifest.Gap) []string {
 	known := []string{
-		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapRingOverrun, manifest.GapDiskFull,
-		manifest.GapDamaged, manifest.GapUnreadable, manifest.GapTruncated, manifest.GapWatchLost, manifest.GapKernelDrop, manifest.GapClockStep,
+		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapInterfaceGone, manifest.GapRingOverrun, manifest.GapDiskFull,
+		manifest.GapDamaged, manifest.GapUnreadable, manifest.GapTruncated, manifest.GapWatchLost, manifest.GapKernelDrop, manifest.GapInterfaceDown, manifest.GapClockStep,
 		manifest.GapUntimed, manifest.GapCorrected, manifest.GapFiltered, manifest.GapSkipped,
 	}
 	rank := func(kind string) int {
@@ -169,6 +173,7 @@ type gapSum struct {
 	at     []manifest.Interval
 	count  uint64
 	detail []string
+	named  []string // interfaces
 }
 
 // sumOf sums up the gaps of one kind.
@@ -195,6 +200,9 @@ func (s *gapSum) add(g manifest.Gap, window manifest.Interval) {
 	if g.Detail != "" && !slices.Contains(s.detail, g.Detail) {
 		s.detail = append(s.detail, g.Detail)
 	}
+	if g.Interface != "" && !slices.Contains(s.named, g.Interface) {
+		s.named = append(s.named, g.Interface)
+	}
 }
 
 // lack says what a gap of some kind means, after the times of it.
@@ -207,6 +215,8 @@ func (s *gapSum) lack(kind string) string {
 		return "had been recycled by the ring: make the ring larger (--ring-size)"
 	case manifest.GapNotRunning:
 		return "was not recorded: no capture ran there then" + s.details()
+	case manifest.GapInterfaceGone:
+		return s.interfaces() + " gone (removed, or moved to another network namespace), and not recorded" + s.details()
 	case manifest.GapRingOverrun:
 		return "lost " + s.lost() + ": the ring was full of chunks that snapshots in the making held; make the ring larger (--ring-size)" + s.details()
 	case manifest.GapDiskFull:
@@ -217,6 +227,20 @@ func (s *gapSum) lack(kind string) string {
 		return "is missing: the part of the node did not arrive in time" + s.details()
 	default:
 		return "is incomplete: " + kind + s.details()
+	}
+}
+
+// interfaces are those that the gaps are of, the first three, and their verb.
+func (s *gapSum) interfaces() string {
+	switch n := len(s.named); {
+	case n == 0:
+		return "an interface was"
+	case n == 1:
+		return "interface " + s.named[0] + " was"
+	case n > 3:
+		return "interfaces " + strings.Join(s.named[:3], ", ") + fmt.Sprintf(" and %d more were", n-3)
+	default:
+		return "interfaces " + strings.Join(s.named, ", ") + " were"
 	}
 }
 
