@@ -27,6 +27,9 @@ type tombstone struct {
 // no other snapshot holds of it goes with the next sweep. Deleting it again is no
 // error. ErrNotFound says that id is no snapshot.
 func (a *Archive) Delete(ctx context.Context, id, by string) error {
+	if err := a.Writable(ctx); err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
 	o, err := a.Outcome(ctx, id)
 	if err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)

@@ -97,7 +97,8 @@ func (w *world) checkEnded() {
 // nobody needs.
 func (w *world) settle() {
 	w.skip = func(string) bool { return true }
-	w.paged, w.lateDeletes = false, false
+	w.paged, w.lateDeletes, w.word = false, false, nil
+	delete(w.objects, manifest.StorePath)
 	w.start("last sweep", epoch.Add(48*time.Hour), sweepActor)
 	last := w.actors[len(w.actors)-1]
 	if !last.done || last.err != nil {
@@ -182,6 +183,39 @@ func hubActor(first int, chunks ...string) func(context.Context, *Archive, *acto
 	}
 }
 
+// newcomerActor is a program that knows a word which this one does not. It makes
+// the store require the word, and then sees to all who may not have read it.
+func newcomerActor(ctx context.Context, a *Archive, self *actor) error {
+	b, err := manifest.Store{WriteRequires: []string{"hold"}}.Encode()
+	if err != nil {
+		return err
+	}
+	if err := a.st.Put(ctx, manifest.StorePath, store.Bytes(b)); err != nil {
+		return err
+	}
+	attempts, _, err := a.attempts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range attempts {
+		for t.Outcome.State == Undecided {
+			if self.now.After(t.Deadline) {
+				t.Outcome, err = a.void(ctx, t.ID, "", "past its deadline")
+			} else if err = self.wait(ctx, time.Minute); err == nil {
+				t.Outcome, err = a.outcome(ctx, t.ID, true)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := a.readCondemned(ctx); err != nil {
+		return err
+	}
+	self.w.word = &a.proto.condemned
+	return nil
+}
+
 // begun is a store with a snapshot, 0, of the chunk "shared".
 var begun = sync.OnceValue(func() map[string][]byte {
 	t := &quietTB{}
@@ -215,6 +249,7 @@ type scenario struct {
 	fault []fault
 	max   int // faults in one run
 	large bool
+	word  bool // somebody requires one
 	start func(*world)
 }
 
@@ -239,6 +274,8 @@ func (s scenario) world() *world {
 		case strings.HasPrefix(key, manifest.CondemnedDir):
 			_, there := w.objects[key]
 			return verb == "get" && there
+		case key == manifest.StorePath:
+			return !s.word
 		case strings.HasPrefix(key, manifest.KindInventory):
 			return true
 		}
@@ -354,6 +391,14 @@ func scenarios() []scenario {
 		{name: "two sweeps", dead: true, large: true, start: func(w *world) {
 			w.start("sweep 1", later, sweepActor)
 			w.start("sweep 2", later, sweepActor)
+		}},
+		{name: "session and newcomer", dead: true, word: true, start: func(w *world) {
+			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
+			w.start("newcomer", early, newcomerActor)
+		}},
+		{name: "sweep and newcomer", dead: true, word: true, start: func(w *world) {
+			w.start("sweep", later, sweepActor)
+			w.start("newcomer", early, newcomerActor)
 		}},
 		{name: "two sessions and sweep", dead: true, large: true, start: func(w *world) {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))

@@ -99,6 +99,14 @@ var mutants = []mutant{
 		"	if err := a.readOn(ctx); err != nil {\n		return 0, err\n	}\n",
 		"",
 	}},
+	{"session does not ask what the store requires once its intent is there", "session.go", []string{
+		"	if err := s.a.Writable(ctx); err != nil {\n		return err\n	}\n",
+		"",
+	}},
+	{"sweep does not ask what the store requires once it has condemned", "sweep.go", []string{
+		"	if err := s.a.Writable(ctx); err != nil {\n		return err\n	}\n	if err := s.delete(",
+		"	if err := s.delete(",
+	}},
 	{"sweep takes void markers away", "sweep.go", []string{
 		"s.held.voids[id] && info.Key != manifest.ManifestPath(id)",
 		"s.held.voids[id]",

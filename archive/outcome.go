@@ -164,6 +164,14 @@ func (a *Archive) outcome(ctx context.Context, id string, intent bool) (Outcome,
 // two lines of Commit, for any time: were the marker to go, its manifest would
 // land, and hold chunks that sweeps have deleted meanwhile.
 func (a *Archive) Void(ctx context.Context, id, successor, reason string) (Outcome, error) {
+	if err := a.Writable(ctx); err != nil {
+		return Outcome{}, fmt.Errorf("void session %s: %w", id, err)
+	}
+	return a.void(ctx, id, successor, reason)
+}
+
+// void is Void for who has asked Writable, or ends a session of its own.
+func (a *Archive) void(ctx context.Context, id, successor, reason string) (Outcome, error) {
 	b, err := manifest.Void{ID: id, Successor: successor, Reason: manifest.Clean(reason)}.Encode()
 	if err != nil {
 		return Outcome{}, err

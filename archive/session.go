@@ -42,6 +42,9 @@ const graceful = 10 * time.Second
 // After any other error there may be a session that nobody has. It ends at its
 // deadline.
 func (a *Archive) Begin(ctx context.Context, in Intent) (*Session, error) {
+	if err := a.Writable(ctx); err != nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
 	if in.ID != "" {
 		o, err := a.Outcome(ctx, in.ID)
 		if err == nil && o.State != Unknown {
@@ -97,6 +100,9 @@ func (a *Archive) announce(ctx context.Context, in Intent) (*Session, error) {
 // enter is what a session reads once its intent is there. The order is what
 // keeps the archive safe: PROTOCOL.md.
 func (s *Session) enter(ctx context.Context) error {
+	if err := s.a.Writable(ctx); err != nil {
+		return err
+	}
 	o, err := s.a.outcome(ctx, s.Intent.ID, true)
 	if err != nil {
 		return err
@@ -126,7 +132,7 @@ func (s *Session) giveUp(ctx context.Context, why error) {
 // end voids a session and drops its intent, unless that has to lead TakeOver to
 // a successor.
 func (a *Archive) end(ctx context.Context, id, reason string) (Outcome, error) {
-	o, err := a.Void(ctx, id, "", reason)
+	o, err := a.void(ctx, id, "", reason)
 	if err == nil && o.Successor == "" {
 		a.dropIntent(ctx, id)
 	}

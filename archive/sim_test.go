@@ -95,6 +95,7 @@ type world struct {
 	decided  int                 // manifests, void markers and tombstones put so far
 	holds    map[string][]string // by id of a living snapshot: its content keys
 	names    map[string]string   // living snapshots: name by id
+	word     *condemned          // what could be deleted when a newcomer had made its word known; nil before
 	violated string
 	trace    []string
 	tracing  bool
@@ -170,6 +171,9 @@ func (w *world) admit(id string, data []byte) {
 		}
 	}
 	w.names[id] = m.Name
+	if w.word != nil {
+		w.violate("snapshot %s was committed though the store requires a word of those who commit", id)
+	}
 	if !signed(data, w.objects[manifest.SignaturePath(id)]) {
 		w.violate("snapshot %s: the signature is not that of its manifest", id)
 	}
@@ -238,6 +242,9 @@ func (w *world) remove(key string) {
 			w.violate("%s was taken away", key)
 		}
 	default:
+		if k, err := manifest.ParseObjectKey(key); w.word != nil && err == nil && !w.word.holds(k, w.word.last) {
+			w.violate("%s was deleted though the store requires a word of those who delete", key)
+		}
 		for id, keys := range w.holds {
 			if slices.Contains(keys, key) {
 				w.violate("snapshot %s lives and has lost %s", id, key)

@@ -112,6 +112,9 @@ func (s *sweep) run(ctx context.Context) error {
 		}
 		return nil
 	}
+	if err := s.a.Writable(ctx); err != nil {
+		return err
+	}
 	// What sessions under way have uploaded was put after their intents. To wait
 	// for them here spares their objects from being condemned.
 	if err := s.settle(ctx); err != nil {
@@ -123,6 +126,11 @@ func (s *sweep) run(ctx context.Context) error {
 	}
 	// Sessions that have not read the new lists put their intents before.
 	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	// Once more, after the lists: who requires a word of those who delete reads
+	// them then, and knows what a sweep that has not read the word may delete.
+	if err := s.a.Writable(ctx); err != nil {
 		return err
 	}
 	if err := s.delete(ctx); err != nil {

@@ -27,6 +27,9 @@ import (
 // error, and final: the new session is void. After other errors TakeOver may be
 // called again.
 func (a *Archive) TakeOver(ctx context.Context, mine func(Intent) bool, next func(old Intent) (Intent, error)) ([]*Session, error) {
+	if err := a.Writable(ctx); err != nil {
+		return nil, fmt.Errorf("take over sessions: %w", err)
+	}
 	attempts, err := a.Intents(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("take over sessions: %w", err)

@@ -206,6 +206,10 @@ func (h *Hub) Run(ctx context.Context) error {
 		if err == nil {
 			break
 		}
+		if errors.Is(err, archive.ErrRequires) {
+			h.log.Warn("this hub only serves what is there, and makes and deletes nothing", "error", err)
+			break
+		}
 		if ctx.Err() != nil {
 			return nil
 		}

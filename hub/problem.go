@@ -62,6 +62,8 @@ func problem(err error) *api.Error {
 		return refuse(http.StatusUnprocessableEntity, api.CodeMixedLinks, "%v", mixed)
 	case errors.Is(err, pcapgen.ErrWindow), errors.Is(err, pcapgen.ErrManyNames):
 		return invalid("%v", err)
+	case errors.Is(err, archive.ErrRequires):
+		return refuse(http.StatusForbidden, api.CodeForbidden, "%v", err)
 	case errors.Is(err, store.ErrNoSpace):
 		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "no space left in the store: free some, delete snapshots and sweep, or choose another store (%v)", err)
 	case store.AsObstacle(err) != nil, errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):

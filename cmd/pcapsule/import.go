@@ -94,10 +94,13 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 	if err != nil {
 		return nil, usageOfLocation(c.String("store"), err)
 	}
+	a := archive.New(st)
+	if err := a.Writable(c.Context); err != nil {
+		return nil, err
+	}
 	if err := store.Probe(c.Context, st); err != nil {
 		return nil, err
 	}
-	a := archive.New(st)
 	request, err := json.Marshal(opt.Files)
 	if err != nil {
 		return nil, err

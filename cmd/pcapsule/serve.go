@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pcapsule/agent/packets"
+	"pcapsule/archive"
 	"pcapsule/hub"
 	"pcapsule/manifest"
 	"pcapsule/store"
@@ -116,7 +117,11 @@ func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served,
 	if s.store, err = openHubStore(c.Context, c.String("store"), dir, own); err != nil {
 		return nil, err
 	}
-	if err := store.Probe(c.Context, s.store); err != nil {
+	err = archive.New(s.store).Writable(c.Context)
+	if err == nil {
+		err = store.Probe(c.Context, s.store)
+	}
+	if err != nil && !errors.Is(err, archive.ErrRequires) { // which hub.Run tells, and serves what is there
 		return nil, fmt.Errorf("store %s: %w", store.Describe(s.store), err)
 	}
 	keyFile := c.String("key")
