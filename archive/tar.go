@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"pcapsule/chunker"
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 const (
@@ -19,12 +21,14 @@ const (
 	tarAhead   = 4 // chunks fetched ahead of the one that is being written
 )
 
-// WriteTar writes snapshot s as a tar in the store's own layout: manifest,
-// signature and public key, then the inventories, then the chunks in the order
-// of the inventories. Unpacked it is a folder store. The same snapshot always
-// gives the same bytes (ustar, mode 0644, owner 0, the time of creation).
+// WriteTar writes snapshot s as a tar in the store's own layout: store.json when
+// there is one, manifest, signature and public key, the companions, then the
+// inventories, then the chunks in the order of the inventories. Unpacked it is a
+// folder store. The same snapshot always gives the same bytes (ustar, mode 0644,
+// owner 0, the time of creation), as long as store.json and companions are the
+// same.
 //
-// Each object is checked against its address before it is written. At the first
+// Each object of the snapshot is checked against its address before it is written. At the first
 // that is missing or damaged WriteTar stops with an error and writes no trailer,
 // so that what it wrote does not pass for a whole tar. progress, unless nil, is
 // called with the bytes written and those in all.
@@ -65,7 +69,19 @@ func (a *Archive) TarSize(ctx context.Context, s *Snapshot) (int64, error) {
 	for _, stream := range inventories(s) {
 		add(stream.InventorySize)
 	}
-	err := eachChunk(ctx, s, func(_ manifest.ObjectKey, e manifest.Entry) error {
+	extras, err := a.extras(ctx, s.ID)
+	if err != nil {
+		return 0, fmt.Errorf("size tar of snapshot %s: %w", s.ID, err)
+	}
+	for _, e := range extras {
+		n, err := headerSize(e, s.Manifest.Created.Time())
+		if err != nil {
+			return 0, fmt.Errorf("size tar of snapshot %s: %w", s.ID, err)
+		}
+		add(e.Size)
+		size += n - tarBlock
+	}
+	err = eachChunk(ctx, s, func(_ manifest.ObjectKey, e manifest.Entry) error {
 		add(e.Size)
 		return nil
 	})
@@ -120,6 +136,19 @@ type tarWriter struct {
 }
 
 func (t *tarWriter) write(ctx context.Context, a *Archive, s *Snapshot) error {
+	extras, err := a.extras(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	companions := slices.IndexFunc(extras, func(e store.Info) bool { return e.Key != manifest.StorePath })
+	if companions < 0 {
+		companions = len(extras)
+	}
+	for _, e := range extras[:companions] {
+		if err := t.extra(ctx, a, e); err != nil {
+			return err
+		}
+	}
 	if err := t.add(manifest.ManifestPath(s.ID), s.Raw); err != nil {
 		return err
 	}
@@ -128,6 +157,11 @@ func (t *tarWriter) write(ctx context.Context, a *Archive, s *Snapshot) error {
 	}
 	if err := t.add(manifest.SignersPath(s.ID), s.Key.Signers()); err != nil {
 		return err
+	}
+	for _, e := range extras[companions:] {
+		if err := t.extra(ctx, a, e); err != nil {
+			return err
+		}
 	}
 	for _, stream := range inventories(s) {
 		b, err := s.readInventory(ctx, stream)
@@ -216,6 +250,72 @@ func (t *tarWriter) add(key string, b []byte) error {
 	}
 	if errors.Is(err, tar.ErrFieldTooLong) {
 		return fmt.Errorf("%s does not fit a tar: %w", key, err)
+	}
+	return err
+}
+
+// maxCompanions bounds those that a tar carries.
+const maxCompanions = 1024
+
+// extras are what a tar of snapshot id carries and no signature covers: store.json,
+// when there is one, and then the snapshot's companions, in order of key.
+func (a *Archive) extras(ctx context.Context, id string) ([]store.Info, error) {
+	var extras []store.Info
+	info, err := a.st.Stat(ctx, manifest.StorePath)
+	switch {
+	case err == nil && info.Size > manifest.MaxStore:
+		return nil, fmt.Errorf("%s has %d bytes, at most %d: a copy without it would not be safe: restore that file", manifest.StorePath, info.Size, manifest.MaxStore)
+	case err == nil:
+		extras = append(extras, info)
+	case !absent(err):
+		return nil, err
+	}
+	n := 0
+	for info, err := range a.st.List(ctx, manifest.SnapshotsDir+id+"/") {
+		if errors.Is(err, store.ErrNoList) {
+			break // through a hub: what cannot be seen is not missed
+		}
+		if store.AsObstacle(err) != nil {
+			continue // no object, so no companion
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list companions: %w", err)
+		}
+		if _, rest, ok := manifest.SplitSnapshotPath(info.Key); !ok || manifest.OfSnapshot(rest) {
+			continue
+		}
+		if n++; n > maxCompanions {
+			return nil, fmt.Errorf("more than %d other files are in its folder, more than a tar carries: move some out of %s", maxCompanions, manifest.SnapshotsDir+id)
+		}
+		extras = append(extras, info)
+	}
+	return extras, nil
+}
+
+// extraHeader is that of a member whose key and size may be too much for ustar.
+func extraHeader(e store.Info, mtime time.Time) *tar.Header {
+	return &tar.Header{Typeflag: tar.TypeReg, Name: e.Key, Mode: tarMode, Size: e.Size, ModTime: mtime.Truncate(time.Second)}
+}
+
+func headerSize(e store.Info, mtime time.Time) (int64, error) {
+	c := &countingWriter{w: io.Discard}
+	err := tar.NewWriter(c).WriteHeader(extraHeader(e, mtime))
+	return c.done, err
+}
+
+// extra copies a member of any size.
+func (t *tarWriter) extra(ctx context.Context, a *Archive, e store.Info) error {
+	r, err := a.st.Get(ctx, e.Key, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := t.tar.WriteHeader(extraHeader(e, t.mtime)); err != nil {
+		return fmt.Errorf("%s: %w", e.Key, err)
+	}
+	n, err := io.Copy(t.tar, io.LimitReader(r, e.Size+1))
+	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != e.Size {
+		return fmt.Errorf("%s has changed while it was copied: try again", e.Key)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"pcapsule/chunker"
 	"pcapsule/manifest"
 	"pcapsule/store"
+	"pcapsule/store/storetest"
 )
 
 func writeTar(t testing.TB, a *Archive, s *Snapshot) []byte {
@@ -222,5 +224,119 @@ func TestTarLongestKey(t *testing.T) {
 	}
 	if err := w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: key, Size: manifest.MaxManifest + manifest.MaxInventory, Format: tar.FormatUSTAR}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTarExtras: a tar carries store.json and the snapshot's companions, whatever
+// their size and names.
+func TestTarExtras(t *testing.T) {
+	mem, a := newMemory(t)
+	other := putSnapshot(t, a, 1, "before", snapshotOptions{})
+	snap := putSnapshot(t, a, 2, "outage", snapshotOptions{})
+	dir := manifest.SnapshotsDir + snap.ID + "/"
+	want := map[string]string{
+		manifest.StorePath:               `{"format":"pcapsule.store","version":1,"write_requires":["hold"]}`,
+		dir + "notes.txt":                "what the customer said",
+		dir + "empty":                    "",
+		dir + "manifest.json.bak":        "x",
+		dir + "index/a/b.parquet":        strings.Repeat("large ", 100_000),
+		dir + strings.Repeat("long", 60): "its name is too long for ustar",
+	}
+	for key, text := range want {
+		storetest.Put(t, mem, key, []byte(text))
+	}
+	storetest.Put(t, mem, manifest.SnapshotsDir+other.ID+"/notes.txt", []byte("of another snapshot"))
+	b := writeTar(t, a, snap)
+	if err := store.CheckTar(bytes.NewReader(b), int64(len(b))); err != nil {
+		t.Error(err)
+	}
+	st, err := store.NewTar(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, text := range want {
+		if got := string(storetest.Read(t, st, key)); got != text {
+			t.Errorf("%s: %d bytes, want %d", key, len(got), len(text))
+		}
+	}
+	if keys := storetest.Keys(t, st, manifest.SnapshotsDir); len(keys) != 3+len(want)-1 {
+		t.Errorf("below snapshots/: %q", keys)
+	}
+	if r := verify(t, st); !r.OK() || len(r.Snapshots) != 1 || len(r.Notes) != 0 {
+		t.Errorf("%+v", r)
+	}
+
+	for i := range maxCompanions {
+		storetest.Put(t, mem, fmt.Sprintf("%s%d", dir, i), nil)
+	}
+	if err := a.WriteTar(t.Context(), io.Discard, snap, nil); err == nil || !strings.Contains(err.Error(), "move some out of "+strings.TrimSuffix(dir, "/")) {
+		t.Errorf("with too many companions: %v", err)
+	}
+}
+
+// TestOpenTar finds the archive in tars that people make of folders.
+func TestOpenTar(t *testing.T) {
+	_, a := newMemory(t)
+	snap := putSnapshot(t, a, 1, "outage", snapshotOptions{})
+	dir := t.TempDir()
+	for _, in := range []string{"archive", "my old archive (2)/deep", "two/a", "two/b", "two/none"} {
+		at := filepath.Join(dir, in)
+		if err := os.MkdirAll(at, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if in == "two/none" {
+			continue
+		}
+		cmd := exec.Command("tar", "-C", at, "-x")
+		cmd.Stdin = bytes.NewReader(writeTar(t, a, snap))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	inner := filepath.Join(dir, "archive", manifest.SnapshotsDir, snap.ID, "copy") // a companion
+	if err := os.CopyFS(inner, os.DirFS(filepath.Join(dir, "two/a"))); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		err  string
+	}{
+		"the folder's parts":       {[]string{"-C", "archive", "chunks", "inventories", "snapshots"}, ""},
+		"the folder itself":        {[]string{"-C", "archive", "."}, ""},
+		"a leading folder":         {[]string{"archive"}, ""},
+		"a leading ./folder":       {[]string{"./archive"}, ""},
+		"a name that is no key":    {[]string{"my old archive (2)"}, ""},
+		"several":                  {[]string{"two"}, "several archives, in two/a/ and two/b/"},
+		"none":                     {[]string{"two/none"}, "no archive in it"},
+		"chunks without snapshots": {[]string{"-C", "archive", "chunks"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "x.tar")
+			if out, err := exec.Command("tar", append([]string{"-C", dir, "-cf", file}, c.args...)...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			st, err := store.OpenTar(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			a, err := Open(st)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("Open: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := a.List(t.Context())
+			if err != nil || len(list) != 1 && name != "chunks without snapshots" {
+				t.Fatalf("List: %+v, %v", list, err)
+			}
+			if r := verify(t, a.Store()); !r.OK() || len(r.Snapshots) != len(list) {
+				t.Errorf("Verify: %+v", r)
+			}
+		})
 	}
 }

@@ -208,7 +208,7 @@ func ours(key string) bool {
 			return true
 		}
 	}
-	return false
+	return key == manifest.StorePath
 }
 
 // recheck takes back what was found of snapshots that were deleted meanwhile: a

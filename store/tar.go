@@ -27,7 +27,8 @@ type Tar struct {
 	r       io.ReaderAt
 	size    int64
 	name    string
-	entries []tarEntry // in key order
+	files   []tarEntry // all of the archive, with their names for keys
+	entries []tarEntry // the objects, in key order
 }
 
 type tarEntry struct {
@@ -66,21 +67,45 @@ func OpenTar(path string) (*Tar, error) {
 func NewTar(r io.ReaderAt, size int64) (*Tar, error) {
 	t := &Tar{r: r, size: size, name: "tar"}
 	err := scanTar(r, size, false, func(h *tarHeader) error {
-		if CheckKey(h.name) == nil && !h.folder {
-			t.entries = append(t.entries, tarEntry{h.name, h.off, h.size, h.modified})
+		if !h.folder {
+			t.files = append(t.files, tarEntry{h.name, h.off, h.size, h.modified})
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(t.entries, func(a, b tarEntry) int { return cmp.Compare(a.key, b.key) })
-	for i := 1; i < len(t.entries); i++ {
-		if t.entries[i].key == t.entries[i-1].key {
-			return nil, fmt.Errorf("%q stands in it twice: it is not what pcapsule wrote", t.entries[i].key)
+	return t.Below("")
+}
+
+// Below is the store in one folder of the archive, of which dir is the name with a
+// slash at its end. What lies elsewhere in the archive is not in it.
+func (t *Tar) Below(dir string) (*Tar, error) {
+	b := &Tar{r: t.r, size: t.size, name: t.name, files: t.files}
+	for _, e := range t.files {
+		key, ok := strings.CutPrefix(e.key, dir)
+		if !ok || CheckKey(key) != nil {
+			continue
+		}
+		e.key = key
+		b.entries = append(b.entries, e)
+	}
+	slices.SortFunc(b.entries, func(a, b tarEntry) int { return cmp.Compare(a.key, b.key) })
+	for i := 1; i < len(b.entries); i++ {
+		if b.entries[i].key == b.entries[i-1].key {
+			return nil, fmt.Errorf("%q stands in it twice: it is not what pcapsule wrote", b.entries[i].key)
 		}
 	}
-	return t, nil
+	return b, nil
+}
+
+// Names yields the names of all files of the archive, also those that no key has.
+func (t *Tar) Names(yield func(name string) bool) {
+	for _, e := range t.files {
+		if !yield(e.key) {
+			return
+		}
+	}
 }
 
 // Close closes the file that OpenTar opened.

@@ -186,7 +186,11 @@ func openArchive(c *cli.Context, location string) (*archive.Archive, error) {
 	if err != nil {
 		return nil, usageOfLocation(location, err)
 	}
-	return archive.New(st).Trusting(trust), nil
+	a, err := archive.Open(st)
+	if err != nil {
+		return nil, err
+	}
+	return a.Trusting(trust), nil
 }
 
 // findStored finds a snapshot, by name or id, in the store that --store names.
