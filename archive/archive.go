@@ -76,7 +76,8 @@ func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
 			if missing && (why == nil || errors.Is(s.Err, manifest.ErrVoid)) {
 				continue
 			}
-			s = &Snapshot{ID: s.ID, Manifest: s.Manifest, Raw: s.Raw, Sig: s.Sig, Key: s.Key, Err: why, st: s.st}
+			odd := *s
+			odd.Err, s = why, &odd
 		}
 		living = append(living, s)
 	}
