@@ -66,7 +66,7 @@ func problem(err error) *api.Error {
 		return refuse(http.StatusForbidden, api.CodeForbidden, "%v", err)
 	case errors.Is(err, store.ErrNoSpace):
 		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "no space left in the store: free some, delete snapshots and sweep, or choose another store (%v)", err)
-	case store.AsObstacle(err) != nil, errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):
+	case store.AsObstacle(err) != nil && !errors.Is(err, store.ErrForbidden), errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):
 		return refuse(http.StatusInternalServerError, api.CodeDamaged, "%v: `pcapsule verify` says all that is wrong", err)
 	case errors.Is(err, context.Canceled):
 		return unavailable("the hub is stopping: try again")

@@ -226,8 +226,8 @@ func (f *Folder) lstat(key string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// denied says whose the file or folder is that this user may not read, when err
-// is about that.
+// denied says whose the file or folder is that this user may not use, when err is
+// about that.
 func (f *Folder) denied(key string, err error) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
@@ -237,14 +237,14 @@ func (f *Folder) denied(key string, err error) error {
 		if lerr != nil && at != "." {
 			continue // what denies it is above
 		}
-		what := "cannot be read by this user"
+		what := "is not for this user"
 		if lerr == nil {
 			if owner := ownerOf(info); owner != "" {
 				what += ": it belongs to " + owner
 			}
 			what += " (" + info.Mode().String() + ")"
 		}
-		what += ": run as its owner, or let this user read it (chmod)"
+		what += ": run as its owner, or change its mode (chmod)"
 		if at == "." {
 			return &Obstacle{Path: "the store's folder", What: what, Err: err}
 		}
@@ -398,7 +398,7 @@ func (f *Folder) Delete(ctx context.Context, key string) error {
 	case errors.Is(err, fs.ErrNotExist), isNotDir(err):
 		return nil
 	case err != nil:
-		return fmt.Errorf("delete %s in %s: %w", key, f.dir, folderError(err))
+		return fmt.Errorf("delete %s in %s: %w", key, f.dir, folderError(f.denied(path.Dir(key), err)))
 	}
 	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
 		if f.removeDir(dir) != nil {

@@ -53,7 +53,7 @@ func (f *Folder) write(ctx context.Context, key string, r io.Reader, size int64,
 func (f *Folder) putNew(ctx context.Context, key string, r io.Reader, size int64, sum [sha256.Size]byte) error {
 	file, temp, err := f.createTemp()
 	if err != nil {
-		return err
+		return f.denied(tempDir, err)
 	}
 	defer func() { _ = f.root.Remove(temp) }() // fails where publish renamed it
 	err = copyBody(ctx, file, r, size, sum)
@@ -69,7 +69,7 @@ func (f *Folder) putNew(ctx context.Context, key string, r io.Reader, size int64
 	if err != nil {
 		return err
 	}
-	return f.publish(temp, key)
+	return f.denied(path.Dir(key), f.publish(temp, key))
 }
 
 // copyBody copies size bytes of r to w and checks their hash.

@@ -43,6 +43,8 @@ func AsObstacle(err error) *Obstacle {
 // irregular is the obstacle that a file which is neither regular nor a folder is.
 func irregular(path string, mode fs.FileMode) *Obstacle {
 	switch {
+	case mode&fs.ModeSymlink != 0 && !strings.Contains(path, "/"):
+		return &Obstacle{Path: path, What: "is a link, and links are not followed: put what it leads to in its place, mount it there (mount --bind), or keep the whole store where it leads"}
 	case mode&fs.ModeSymlink != 0:
 		return &Obstacle{Path: path, What: "is a link, and links are not followed: put what it leads to in its place (`cp -RL` copies a store so)"}
 	case mode&fs.ModeNamedPipe != 0:
