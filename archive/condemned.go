@@ -209,7 +209,7 @@ func (a *Archive) readOn(ctx context.Context) error {
 		err := a.each(ctx, batch, func(ctx context.Context, i int) (err error) {
 			lists[i], err = a.condemnedAt(ctx, first+uint64(i))
 			there[i] = err == nil
-			if errors.Is(err, store.ErrNotExist) {
+			if absent(err) {
 				return nil
 			}
 			return err

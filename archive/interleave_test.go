@@ -193,7 +193,7 @@ func newcomerActor(ctx context.Context, a *Archive, self *actor) error {
 	if err := a.st.Put(ctx, manifest.StorePath, store.Bytes(b)); err != nil {
 		return err
 	}
-	attempts, _, err := a.attempts(ctx)
+	attempts, _, err := a.attempts(ctx, nil)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (s *sweep) mark(ctx context.Context, intent bool) (id string, err error) {
 		return "", err
 	}
 	s.marks = append(s.marks, manifest.IntentPath(id), manifest.ManifestPath(id))
-	if _, err := s.a.Void(ctx, id, "", markReason); err != nil {
+	if _, err := s.a.void(ctx, id, "", markReason); err != nil {
 		return "", fmt.Errorf("put a mark: %w", err)
 	}
 	s.held.ids[id] = true
