@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -52,6 +53,7 @@ type Config struct {
 	RingSize   int64            // bytes of disk, at most; DefaultRingSize when 0
 	RingOwner  string           // whose ring it is, on one line: a release of the chart, say. Another's is refused
 	TakeOver   bool             // make another's ring this one's
+	RingWarn   time.Duration    // warn when the ring reaches back less; never when 0
 	Interfaces []string         // to capture on; all when empty
 	ChunkAge   time.Duration    // at which a chunk is cut; DefaultChunkAge when 0
 	ChunkSize  int64            // stored bytes at which a chunk is cut; chosen to fit the ring when 0
@@ -109,8 +111,11 @@ type agent struct {
 	cluster clusterSource // nil when this node is of no cluster
 	events  sealMark      // of the stream kubernetes
 	clock   clock
-	work    sessions
-	warn    *warnings
+
+	clockSet atomic.Bool // since the last beat
+	work     sessions
+	warn     *warnings
+	depths   depths // the beat's
 
 	versions manifest.Versions
 }
@@ -246,6 +251,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("ring of %d bytes is too small: give it at least %d MiB", c.RingSize, minRing>>20)
 	}
 	c.ChunkAge = cmp.Or(c.ChunkAge, DefaultChunkAge)
+	if c.RingWarn < 0 {
+		return c, fmt.Errorf("depth of the ring of %s is negative", c.RingWarn)
+	}
 	if c.ChunkAge < 0 {
 		return c, fmt.Errorf("chunk age of %s is negative", c.ChunkAge)
 	}
@@ -271,4 +279,5 @@ func (a *agent) stepped(at, delta int64) {
 	}
 	a.events.reset()
 	a.clock.reset()
+	a.clockSet.Store(true)
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"pcapsule/agent/ring"
+	"pcapsule/chunker"
 )
 
 const (
@@ -46,27 +46,29 @@ func Recording(dir string, now time.Time) error {
 }
 
 // beat says every few seconds that this agent records, or what keeps it from
-// that, until the context ends. What changes is logged.
+// that, and what there is to warn of, until the context ends.
 func (a *agent) beat(ctx context.Context) {
-	var said []string
+	a.depths = depths{warnBelow: a.cfg.RingWarn, words: a.cfg.roomier()}
 	failed := false
 	// The first flush comes after two ticks: until then the answer is no.
 	for every := 250 * time.Millisecond; ctx.Err() == nil; {
 		problems := a.problems()
-		_, begun := a.rec.through()
-		if begun {
+		if _, begun := a.rec.through(); begun {
 			every = beatEvery
 			for _, p := range problems {
-				if !slices.ContainsFunc(said, func(s string) bool { return kindOf(s) == kindOf(p) }) {
-					a.log.Warn("not all is recorded that was asked for", "reason", p)
+				if !strings.HasPrefix(p.about, "interface ") { // warned of where they are followed
+					a.warnOf(p.about, p.text)
 				}
 			}
-			if len(problems) == 0 && len(said) > 0 {
-				a.log.Info("all is recorded that was asked for")
-			}
-			said = problems
+			a.warnOf("depth", a.lookDepth())
 		}
-		err := a.ring.Beat(problems)
+		var texts []string
+		for _, p := range problems {
+			if p.text != "" {
+				texts = append(texts, p.text)
+			}
+		}
+		err := a.ring.Beat(texts)
 		if err != nil && !failed {
 			a.log.Warn("cannot say that this agent records", "err", err)
 		}
@@ -75,34 +77,64 @@ func (a *agent) beat(ctx context.Context) {
 	}
 }
 
-// kindOf is what a problem says before its details, which change.
-func kindOf(problem string) string {
-	kind, _, _ := strings.Cut(problem, ":")
-	return kind
+// warnOf warns the hub and the log of something, or says that it is over.
+func (a *agent) warnOf(about, text string) {
+	switch news := a.warn.set(about, text); {
+	case news && text != "":
+		a.log.Warn("this node warns", "of", about, "warning", text)
+	case news:
+		a.log.Info("this node warns no more", "of", about)
+	}
 }
 
-// problems are the reasons why less is recorded now than was asked for.
-func (a *agent) problems() (out []string) {
+// lookDepth is what there is to warn of how far the ring reaches back.
+func (a *agent) lookDepth() string {
+	if a.clockSet.Swap(false) {
+		a.depths.reset()
+	}
 	now := a.now()
+	since, full := a.ring.Since(chunker.Packets)
+	return a.depths.look(now, max(0, now.Sub(since)), full)
+}
+
+// A problem is why less is recorded than was asked for; no text when there is none.
+type problem struct{ about, text string }
+
+// problems are the reasons why less is recorded now than was asked for.
+func (a *agent) problems() []problem {
+	now := a.now()
+	capture, room, ledger, pods := problem{about: "capture"}, problem{about: "ring"}, problem{about: "ledger"}, problem{about: "pods"}
 	switch through, begun := a.rec.through(); {
 	case !begun:
-		out = append(out, "capture has not begun")
+		capture.text = "capture has not begun"
 	case now.Sub(time.Unix(0, through)) > patience:
-		out = append(out, fmt.Sprintf("packets wait to be written: those since %s are not in the ring", time.Unix(0, through).UTC().Format(time.RFC3339)))
+		capture.text = fmt.Sprintf("packets wait to be written: those since %s are not in the ring", time.Unix(0, through).UTC().Format(time.RFC3339))
 	}
 	if at, err := a.rec.lastRefusal(); err != nil && now.Sub(at).Abs() <= patience {
-		out = append(out, fmt.Sprintf("the ring does not take packets: %v", err))
+		room.text = "the ring does not take packets: " + refusalText(err)
 	}
 	if err := a.ring.Trouble(); err != nil {
-		out = append(out, fmt.Sprintf("the ring's ledger cannot be written: %v", err))
-	}
-	for _, i := range a.source.Interfaces() {
-		if i.Gone {
-			out = append(out, fmt.Sprintf("interface %s is gone: no packet of it is recorded", i.Name))
-		}
+		ledger.text = fmt.Sprintf("the ring's ledger cannot be written: %v", err)
 	}
 	if a.pods != nil && a.pods.Blind() {
-		out = append(out, blindDetail)
+		pods.text = blindDetail
+	}
+	out := []problem{capture, room, ledger, pods}
+	for _, i := range a.source.Interfaces() {
+		if i.Gone {
+			out = append(out, problem{"interface " + i.Name, fmt.Sprintf("interface %s is gone: no packet of it is recorded", i.Name)})
+		}
 	}
 	return out
+}
+
+// refusalText says why the ring took no packet, in words that stay the same.
+func refusalText(err error) string {
+	switch {
+	case errors.Is(err, ring.ErrFull):
+		return "it is full of chunks that snapshots in the making hold"
+	case errors.Is(err, ring.ErrDiskFull):
+		return "its disk is full"
+	}
+	return err.Error()
 }

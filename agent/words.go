@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"pcapsule/agent/ring"
+	"pcapsule/internal/api"
 )
 
 // wayOut says what to do about an error of the ring, in the words of where this
@@ -26,6 +27,12 @@ func (c Config) wayOut(err error) error {
 		return &worded{err, fmt.Sprintf("ring %s is that of %s: choose another --data-dir, or make it this agent's with --take-over-ring", owned.Dir, owned.Owner)}
 	}
 	return err
+}
+
+// roomier says what makes the ring reach back farther.
+func (c Config) roomier() string {
+	words := api.WordsOf(c.Kubernetes != nil)
+	return fmt.Sprintf(": make it larger (%s)", words.RingSize)
 }
 
 // worded is an error in other words.

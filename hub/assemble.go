@@ -28,7 +28,7 @@ func sortedInterfaces(list []chunker.Interface) []chunker.Interface {
 // judge decides a node's status and says why. An agent may find its own part
 // partial; it may not call complete what its own gaps contradict, nor leave
 // time unaccounted for.
-func judge(n *manifest.Node, req request) {
+func judge(n *manifest.Node, req request, words api.Words) {
 	window := n.Clock.Window(req.Window)
 	if req.Import {
 		window = everything
@@ -47,7 +47,7 @@ func judge(n *manifest.Node, req request) {
 		}
 		slices.SortStableFunc(n.Gaps, func(a, b manifest.Gap) int { return cmp.Compare(a.From, b.From) })
 	}
-	reasons, _ := api.Explain(n.Gaps, window)
+	reasons, _ := api.Explain(n.Gaps, window, words)
 	if n.Status == manifest.Partial && len(reasons) == 0 {
 		reasons = n.Reasons
 	}
@@ -233,7 +233,7 @@ func unreachable(name string, known api.Node, window manifest.Interval, trouble 
 		gap.Detail = "last heard of at " + known.LastSeen.UTC().Format(time.DateTime) + " UTC"
 	}
 	n.Gaps = []manifest.Gap{gap}
-	n.Reasons, _ = api.Explain(n.Gaps, w)
+	n.Reasons, _ = api.Explain(n.Gaps, w, api.FlagWords)
 	return n
 }
 

@@ -126,7 +126,7 @@ func (h *Hub) checkNode(ctx context.Context, s *session, p *part, n manifest.Nod
 			return nil, err
 		}
 	}
-	judge(&n, s.req)
+	judge(&n, s.req, api.WordsOf(h.cfg.Cluster && !s.req.Import))
 	if err := n.Validate(); err != nil {
 		return nil, invalid("the part of node %s is not valid: %v", n.Name, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"pcapsule/chunker"
 	"pcapsule/manifest"
 )
 
@@ -75,7 +76,7 @@ func (r *Ring) withRoom(n int64, do func() error) error {
 	return err
 }
 
-// evict removes the oldest chunk that no pin holds, and returns how many bytes
+// evict removes the chunk that is to go next and that no pin holds, and returns how many bytes
 // that freed; 0 when there is none. r.mu is held.
 func (r *Ring) evict() int64 {
 	for {
@@ -113,7 +114,9 @@ func (r *Ring) evict() int64 {
 	}
 }
 
-// evictable lists the chunk that is to go next, and up to lookAhead after it.
+// evictable lists the chunk that is to go next, and up to lookAhead after it. What
+// has grown beyond its share goes first, then what has none, then the rest; and of
+// these the oldest.
 func (r *Ring) evictable() []*chunk {
 	now := r.opt.Now()
 	// What was recorded while the clock was ahead would otherwise stay for ever.
@@ -123,15 +126,38 @@ func (r *Ring) evictable() []*chunk {
 			return []*chunk{c}
 		}
 	}
-	var next []*chunk
-	for _, c := range r.sealed {
-		if !c.stuck && !r.state.pinned(c.Meta, now) {
-			if next = append(next, c); len(next) > lookAhead {
-				break
+	for _, mayGo := range []func(stream string) bool{
+		func(stream string) bool { return r.share(stream) > 0 && r.bytes[stream] > r.share(stream) },
+		func(stream string) bool { return r.share(stream) == 0 },
+		func(string) bool { return true },
+	} {
+		var next []*chunk
+		for _, c := range r.sealed {
+			if mayGo(c.Stream) && !c.stuck && !r.state.pinned(c.Meta, now) {
+				if next = append(next, c); len(next) > lookAhead {
+					break
+				}
 			}
 		}
+		if len(next) > 0 {
+			return next
+		}
 	}
-	return next
+	return nil
+}
+
+// shareOf is the part of a ring's limit that each stream but that of packets has
+// for its own: as much of it no other stream drives out, so that a flood of packets
+// leaves the events that explain it. More of it goes before any packet does, so
+// that a flood of events costs no packets beyond that.
+const shareOf = 8
+
+// share is how many bytes of a stream no other drives out.
+func (r *Ring) share(stream string) int64 {
+	if stream == chunker.Packets {
+		return 0
+	}
+	return r.opt.Limit / shareOf
 }
 
 // drop removes a chunk's file and takes it off the list. r.mu is held.

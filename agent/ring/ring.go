@@ -3,7 +3,8 @@
 //
 // What always holds: the folder never takes more than its limit. A sealed chunk
 // is whole and durable, and is never changed; it goes when room is needed and no
-// pin holds it, the oldest first. What the ring does not hold of the past, its
+// pin holds it, the oldest first. Each stream but that of packets has a share of
+// the room that no other drives out. What the ring does not hold of the past, its
 // ledger says and gives the reason. A process that dies at any moment loses the
 // records since the last flush of its open parts, and nothing else.
 //
@@ -99,6 +100,7 @@ type Ring struct {
 	mu       sync.Mutex
 	sealed   []*chunk // in order of Last, First, Hash
 	byName   map[string]*chunk
+	bytes    map[string]int64 // of sealed chunks, by stream
 	sealing  int            // parts on their way through the sealer
 	progress *sync.Cond     // on mu: a part has come through
 	open     map[string]int // parts that are open, by stream
@@ -154,7 +156,7 @@ func Open(dir string, opt Options) (*Ring, error) {
 		return nil, fmt.Errorf("open ring %s: %w", dir, err)
 	}
 	r := &Ring{
-		dir: dir, opt: opt, lock: lock, byName: map[string]*chunk{}, open: map[string]int{},
+		dir: dir, opt: opt, lock: lock, byName: map[string]*chunk{}, bytes: map[string]int64{}, open: map[string]int{},
 		jobs: make(chan job, 8), wake: make(chan struct{}, 1),
 		closed: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -240,6 +242,15 @@ func (r *Ring) Streams() []string {
 	return out
 }
 
+// Since is the time from which on nothing of a stream was recycled. Full tells
+// whether anything of it ever was: else the ring reaches back to when it was begun.
+func (r *Ring) Since(stream string) (t time.Time, full bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, full := r.state.Evicted[stream]
+	return (e + 1).Time(), full
+}
+
 // Usage tells how full the ring is.
 func (r *Ring) Usage() Usage {
 	r.mu.Lock()
@@ -300,6 +311,7 @@ func (r *Ring) insert(c *chunk) {
 	r.byName[c.name] = c
 	i, _ := slices.BinarySearchFunc(r.sealed, c, byLast)
 	r.sealed = slices.Insert(r.sealed, i, c)
+	r.bytes[c.Stream] += c.disk
 }
 
 // unlist takes a chunk off the list; r.mu is held.
@@ -309,6 +321,7 @@ func (r *Ring) unlist(c *chunk) {
 		return
 	}
 	delete(r.byName, c.name)
+	r.bytes[c.Stream] -= c.disk
 	copy(r.sealed[1:i+1], r.sealed[:i]) // nearly always one of the first
 	r.sealed[0] = nil
 	r.sealed = r.sealed[1:]

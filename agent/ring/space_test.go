@@ -4,6 +4,7 @@ package ring
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,5 +160,105 @@ func TestFileSystemFull(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// mustPutOf is mustPut for any stream.
+func mustPutOf(t *testing.T, r *Ring, stream string, first int64, size int) {
+	t.Helper()
+	if stream == chunker.Packets {
+		mustPut(t, r, first, size)
+		return
+	}
+	p, err := r.Create(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := chunker.NewWriter(p, stream, chunker.Header{Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.SetStored(true)
+	data := make([]byte, 500)
+	for n := 0; n*1000 < size; n++ {
+		at := first + int64(n)*1000
+		fill(data, uint64(at))
+		if err := w.Event(at, fmt.Appendf(nil, `{"ts":"%d","x":"%x"}`, at, data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := w.Close(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.Seal(m), r.Drain(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A flood of one stream drives out no other beyond its share, whichever it is.
+func TestFloods(t *testing.T) {
+	for _, tc := range []struct{ flood, quiet string }{
+		{chunker.Packets, chunker.Kubernetes},
+		{chunker.Kubernetes, chunker.Packets},
+		{chunker.OS, chunker.Packets},
+	} {
+		t.Run(tc.flood, func(t *testing.T) {
+			dir := t.TempDir()
+			opt := testOptions()
+			r := open(t, dir, opt)
+			for i := range int64(4) {
+				mustPutOf(t, r, tc.quiet, start+i*1_000_000_000, 20_000)
+			}
+			for i := range int64(100) {
+				mustPutOf(t, r, tc.flood, start+(10+i)*1_000_000_000, 20_000)
+				if used := diskUsage(t, dir); used > testLimit {
+					t.Fatalf("%d bytes of %d are used", used, testLimit)
+				}
+			}
+			if _, gone := r.Since(tc.quiet); gone {
+				t.Errorf("a flood of %s drove out %s", tc.flood, tc.quiet)
+			}
+			if from, gone := r.Since(tc.flood); !gone || from.UnixNano() <= start+10_000_000_000 {
+				t.Errorf("nothing of the flood of %s went: it reaches back to %s", tc.flood, from)
+			}
+		})
+	}
+
+	// Both at once: each keeps its newest, and the events no more than their share.
+	dir := t.TempDir()
+	opt := testOptions()
+	r := open(t, dir, opt)
+	for i := range int64(200) {
+		mustPutOf(t, r, chunker.Kubernetes, start+i*1_000_000_000, 20_000)
+		mustPutOf(t, r, chunker.Packets, start+i*1_000_000_000, 20_000)
+	}
+	bytes := map[string]int64{}
+	for _, c := range r.Sealed() {
+		bytes[c.Stream] += onDisk(c.Size)
+	}
+	share := int64(testLimit / shareOf)
+	if got := bytes[chunker.Kubernetes]; got > share+testPart || got < share-testPart {
+		t.Errorf("%d bytes of kubernetes are in the ring, and its share is %d", got, share)
+	}
+	if got := bytes[chunker.Packets]; got < testLimit-share-4*testPart {
+		t.Errorf("%d bytes of packets are in the ring of %d", got, testLimit)
+	}
+	// Opened again, the ring knows what each stream has.
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = open(t, dir, opt)
+	for i := range int64(100) {
+		mustPutOf(t, r, chunker.Packets, start+(300+i)*1_000_000_000, 20_000)
+	}
+	after := int64(0)
+	for _, c := range r.Sealed() {
+		if c.Stream == chunker.Kubernetes {
+			after += onDisk(c.Size)
+		}
+	}
+	if after < min(share, bytes[chunker.Kubernetes])-testPart {
+		t.Errorf("%d bytes of kubernetes are left of %d", after, bytes[chunker.Kubernetes])
 	}
 }

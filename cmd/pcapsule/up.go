@@ -23,6 +23,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "ring-size", EnvVars: []string{"PCAPSULE_RING_SIZE"}, Value: "1GiB", Usage: "keep the newest traffic in at most `SIZE` of disk"},
 		&cli.StringFlag{Name: "ring-owner", EnvVars: []string{"PCAPSULE_RING_OWNER"}, Usage: "the ring is that of `NAME`: refuse one that is another's (the chart gives its release)"},
 		&cli.BoolFlag{Name: "take-over-ring", EnvVars: []string{"PCAPSULE_TAKE_OVER_RING"}, Usage: "make a ring that is another's this one's, with what it holds"},
+		&cli.DurationFlag{Name: "ring-depth-warn", EnvVars: []string{"PCAPSULE_RING_DEPTH_WARN"}, Usage: "warn when the ring reaches back less than `DURATION`; of a collapse it is warned always"},
 		&cli.DurationFlag{Name: "chunk-age", Value: agent.DefaultChunkAge, Usage: "cut a chunk when its oldest packet is `DURATION` old"},
 		&cli.StringFlag{Name: "chunk-size", EnvVars: []string{"PCAPSULE_CHUNK_SIZE"}, Usage: "cut a chunk when `SIZE` of it is stored, up to 16MiB (default: 8MiB, less for a small ring)"},
 		&cli.IntFlag{Name: "workers", Usage: "capture with `N` threads (default: by the number of CPUs)"},
@@ -39,9 +40,9 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 		Dir:       ringDir(c),
 		RingOwner: c.String("ring-owner"), TakeOver: c.Bool("take-over-ring"),
 		Interfaces: c.StringSlice("interface"), NoPromiscuous: c.Bool("no-promiscuous"),
-		ChunkAge: c.Duration("chunk-age"),
-		Workers:  c.Int("workers"),
-		Version:  versionString(),
+		RingWarn: c.Duration("ring-depth-warn"), ChunkAge: c.Duration("chunk-age"),
+		Workers: c.Int("workers"),
+		Version: versionString(),
 	}
 	if cfg.Node, err = nodeName(c.String("node")); err != nil {
 		return cfg, err

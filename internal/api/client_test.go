@@ -344,6 +344,22 @@ func TestGrantURL(t *testing.T) {
 	}
 }
 
+// What to do is said in the words of the place: nobody in a cluster gives flags.
+func TestWords(t *testing.T) {
+	window := manifest.Interval{From: 0, To: 100}
+	for _, reason := range []string{manifest.GapEvicted, manifest.GapRingOverrun} {
+		gaps := []manifest.Gap{{Stream: "packets", Reason: reason, From: 0, To: 50, Count: 3}}
+		for words, want := range map[Words]string{WordsOf(false): "(--ring-size)", WordsOf(true): "(tap.capture.raw.storageSize)"} {
+			if reasons, _ := Explain(gaps, window, words); len(reasons) != 1 || !strings.Contains(reasons[0], "make the ring larger "+want) {
+				t.Errorf("%s: %q, want %s", reason, reasons, want)
+			}
+		}
+	}
+	if got := explainCluster([]manifest.Gap{{Stream: "kubernetes", Reason: manifest.GapEvicted, From: 0, To: 50}}, window); len(got) != 1 || !strings.Contains(got[0], "tap.capture.raw.storageSize") {
+		t.Errorf("of a cluster: %q", got)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	at := func(s int) manifest.Nanos { return manifest.Nanos(1764000000+s) * 1e9 }
 	window := manifest.Interval{From: at(0), To: at(100)}
@@ -379,7 +395,7 @@ func TestExplain(t *testing.T) {
 			[]string{"2025-11-24 16:00:40–16:00:50 UTC interface v0 was down: nothing could pass"}},
 		{"of later versions", []manifest.Gap{gap("solar-flare", 10, 20, 0)}, []string{"2025-11-24 16:00:10–16:00:20 UTC is incomplete: solar-flare"}, nil},
 	} {
-		reasons, warnings := Explain(test.gaps, window)
+		reasons, warnings := Explain(test.gaps, window, FlagWords)
 		if diff := cmp.Diff([][]string{test.reasons, test.warnings}, [][]string{reasons, warnings}); diff != "" {
 			t.Errorf("%s: %s", test.name, diff)
 		}

@@ -33,7 +33,7 @@ func Of(m *manifest.Manifest) Snapshot {
 				s.Drops += stream.Drops
 			}
 		}
-		_, warnings := Explain(n.Gaps, n.Clock.Window(m.Window))
+		_, warnings := Explain(n.Gaps, n.Clock.Window(m.Window), WordsOf(m.Clustered()))
 		for _, w := range warnings {
 			s.Warnings = append(s.Warnings, "node "+n.Name+": "+w)
 		}
@@ -80,11 +80,30 @@ func explainCluster(gaps []manifest.Gap, window manifest.Interval) (warnings []s
 		case manifest.GapClockStep:
 			says = "has times that are off: the clock of the recording node jumped" + g.details()
 		default:
-			says = g.lack(kind)
+			says = g.lack(kind, ChartWords)
 		}
 		warnings = append(warnings, strings.TrimSpace(g.when())+" "+says)
 	}
 	return warnings
+}
+
+// Words are those in which people are told what to do about an agent: they know it
+// by its flags, or by the values of the chart.
+type Words struct {
+	RingSize string // what makes the ring larger
+}
+
+var (
+	FlagWords  = Words{RingSize: "--ring-size"}
+	ChartWords = Words{RingSize: "tap.capture.raw.storageSize"}
+)
+
+// WordsOf are the words for agents of a cluster, or of no cluster.
+func WordsOf(cluster bool) Words {
+	if cluster {
+		return ChartWords
+	}
+	return FlagWords
 }
 
 // Explain says for people what the gaps of one node mean for a window of its
@@ -93,7 +112,7 @@ func explainCluster(gaps []manifest.Gap, window manifest.Interval) (warnings []s
 // the kernel dropped are counted in the chunks and were never to be had, a clock
 // that jumped moves timestamps but loses nothing, and what an import leaves out
 // are not packets.
-func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings []string) {
+func Explain(gaps []manifest.Gap, window manifest.Interval, words Words) (reasons, warnings []string) {
 	for _, kind := range gapKinds(gaps) {
 		g := sumOf(gaps, kind, window)
 		switch when := g.when(); kind {
@@ -130,7 +149,7 @@ func Explain(gaps []manifest.Gap, window manifest.Interval) (reasons, warnings [
 			if len(g.at) == 0 {
 				continue // outside the window
 			}
-			reasons = append(reasons, strings.TrimSpace(when)+" "+g.lack(kind))
+			reasons = append(reasons, strings.TrimSpace(when)+" "+g.lack(kind, words))
 		}
 	}
 	return reasons, warnings
@@ -206,19 +225,19 @@ func (s *gapSum) add(g manifest.Gap, window manifest.Interval) {
 }
 
 // lack says what a gap of some kind means, after the times of it.
-func (s *gapSum) lack(kind string) string {
+func (s *gapSum) lack(kind string, words Words) string {
 	switch kind {
 	case manifest.GapEvicted:
 		if len(s.detail) > 0 {
 			return "had been recycled by the ring" + s.details()
 		}
-		return "had been recycled by the ring: make the ring larger (--ring-size)"
+		return "had been recycled by the ring: make the ring larger (" + words.RingSize + ")"
 	case manifest.GapNotRunning:
 		return "was not recorded: no capture ran there then" + s.details()
 	case manifest.GapInterfaceGone:
 		return s.interfaces() + " gone (removed, or moved to another network namespace), and not recorded" + s.details()
 	case manifest.GapRingOverrun:
-		return "lost " + s.lost() + ": the ring was full of chunks that snapshots in the making held; make the ring larger (--ring-size)" + s.details()
+		return "lost " + s.lost() + ": the ring was full of chunks that snapshots in the making held; make the ring larger (" + words.RingSize + ")" + s.details()
 	case manifest.GapDiskFull:
 		return "lost " + s.lost() + ": the disk of the ring was full; free some space on it" + s.details()
 	case manifest.GapDamaged:
