@@ -431,6 +431,8 @@ func TestPermissions(t *testing.T) {
 		{account("hub"), "", anywhere("authorization.k8s.io", "subjectaccessreviews", "create"), true},
 		{account("hub"), "", own("", "pods", "", "get"), true},
 		{account("hub"), "", anywhere("", "pods", "get"), false},
+		{account("hub"), "", anywhere("", "nodes", "get"), true},
+		{account("hub"), "", anywhere("", "nodes", "list"), false},
 		{account("hub"), "", own("", "secrets", "", "get"), false},
 
 		{account("agent"), "", anywhere("", "pods", "watch"), true},

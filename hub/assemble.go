@@ -101,7 +101,11 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, []manifest.Entry, *api.E
 			if trouble != nil {
 				troubles[name] = trouble
 			}
-			m.Nodes = append(m.Nodes, unreachable(name, clocks[name], s.req.Window, trouble))
+			n := unreachable(name, clocks[name], s.req.Window, trouble)
+			if slices.Contains(s.req.Gone, name) {
+				n = unreachable(name, clocks[name], s.req.Window, &api.Error{Code: codeGone})
+			}
+			m.Nodes = append(m.Nodes, n)
 		}
 	}
 	for _, name := range makeRoom(m, clocks, s.req.Window) {
@@ -220,17 +224,26 @@ func (h *Hub) noSpace() *api.Error {
 		"no space left in store %s: free some, delete snapshots and sweep, or choose another store", store.Describe(h.cfg.Store))
 }
 
+// codeGone marks, within the hub, a node that has left the cluster.
+const codeGone = "gone"
+
 // unreachable is the part of a node that did not answer, or could not hand in
 // what it has.
 func unreachable(name string, known api.Node, window manifest.Interval, trouble *api.Error) manifest.Node {
 	n := manifest.Node{Name: name, Status: manifest.Unreachable, Clock: known.Clock, Versions: known.Versions}
 	w := n.Clock.Window(window)
 	gap := manifest.Gap{Stream: chunker.Packets, Reason: manifest.GapUnreachable, From: w.From, To: w.To}
+	heard := "last heard of at " + known.LastSeen.UTC().Format(time.DateTime) + " UTC"
 	switch {
+	case trouble != nil && trouble.Code == codeGone:
+		gap.Detail = "it has left the cluster"
+		if !known.LastSeen.IsZero() {
+			gap.Detail += ", " + heard
+		}
 	case trouble != nil:
 		gap.Detail = manifest.Clean("its last error: " + trouble.Message)
 	case !known.LastSeen.IsZero():
-		gap.Detail = "last heard of at " + known.LastSeen.UTC().Format(time.DateTime) + " UTC"
+		gap.Detail = heard + ", and waited for until " + known.LastSeen.Add(nodeMemory).UTC().Format(time.DateTime) + " UTC, unless --node names others"
 	}
 	n.Gaps = []manifest.Gap{gap}
 	n.Reasons, _ = api.Explain(n.Gaps, w, api.FlagWords)

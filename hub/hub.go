@@ -65,6 +65,10 @@ type Config struct {
 	// takes those it has heard of for all.
 	Cluster bool
 
+	// NodeGone tells whether a machine that is silent has left the cluster: whether it
+	// is no node of it any more. None is asked about without it.
+	NodeGone func(ctx context.Context, node string) (bool, error)
+
 	FirstAnswer    time.Duration // how long a node has to answer at all; 30 s when 0
 	SessionTimeout time.Duration // how long a node may make no progress; 2 min when 0
 	SessionLimit   time.Duration // how long a session may take in all; 6 h when 0
@@ -288,7 +292,7 @@ func (h *Hub) awaitReady(ctx context.Context) error {
 	case <-t.C:
 		return unavailable("the hub is still looking at what an earlier one left in the store: try again, and see its log if this lasts")
 	case <-h.stopping:
-		return unavailable("the hub is stopping: try again")
+		return stopping()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

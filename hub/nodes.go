@@ -450,7 +450,7 @@ func (h *Hub) settle(ctx context.Context, named []string) error {
 		case <-limit.C:
 			return nil
 		case <-h.stopping:
-			return unavailable("the hub is stopping: try again")
+			return stopping()
 		case <-ctx.Done():
 			return ctx.Err()
 		}

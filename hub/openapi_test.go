@@ -157,7 +157,7 @@ func TestDocumentedCodes(t *testing.T) {
 	}
 	want := []string{
 		api.CodeInvalid, api.CodeForbidden, api.CodeNotFound, api.CodeNameTaken, api.CodeSuperseded, api.CodeNotRecorded,
-		api.CodeMixedLinks, api.CodeUnavailable, api.CodeInternal, api.CodeNoSpace, api.CodeUnknownName, api.CodeUnknownNode, api.CodeNotCompleted,
+		api.CodeMixedLinks, api.CodeUnavailable, api.CodeStopping, api.CodeInternal, api.CodeNoSpace, api.CodeUnknownName, api.CodeUnknownNode, api.CodeNotCompleted,
 		api.CodeUnreachable, api.CodeDamaged, api.CodeUnauthenticated, api.CodeUntrusted,
 	}
 	if got := doc.Components.Schemas.Error.Properties.Code.Enum; !slices.Equal(got, want) {

@@ -29,6 +29,11 @@ func unavailable(format string, args ...any) *api.Error {
 	return refuse(http.StatusServiceUnavailable, api.CodeUnavailable, format, args...)
 }
 
+// stopping is the answer to what a hub that ends has not begun.
+func stopping() *api.Error {
+	return refuse(http.StatusServiceUnavailable, api.CodeStopping, "the hub is stopping: try again")
+}
+
 // problem says what an error means for the client.
 func problem(err error) *api.Error {
 	var e *api.Error
@@ -69,7 +74,7 @@ func problem(err error) *api.Error {
 	case store.AsObstacle(err) != nil && !errors.Is(err, store.ErrForbidden), errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):
 		return refuse(http.StatusInternalServerError, api.CodeDamaged, "%v: `pcapsule verify` says all that is wrong", err)
 	case errors.Is(err, context.Canceled):
-		return unavailable("the hub is stopping: try again")
+		return stopping()
 	default:
 		// Whatever else goes wrong, goes wrong at the store.
 		return unavailable("the store does not do its part: %v", err)

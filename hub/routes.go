@@ -240,6 +240,7 @@ func (h *Hub) getHub(w http.ResponseWriter, _ *http.Request) error {
 		Store:     store.Describe(h.cfg.Store),
 		PublicKey: h.cfg.Signer.Public().SignersLine(),
 		Time:      h.now().UTC(),
+		Started:   h.began.UTC(),
 		Signers:   h.signers, SignersSig: h.signersSig,
 	})
 	return nil

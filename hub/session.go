@@ -31,6 +31,10 @@ type request struct {
 	// sorted. Those that are not of Nodes are asked for that stream alone.
 	Recorders []string `json:"recorders,omitempty"`
 
+	// Gone are those of Nodes that had left the cluster, and are not waited for;
+	// sorted.
+	Gone []string `json:"gone,omitempty"`
+
 	Carries string `json:"carries,omitempty"` // the session of a dead hub that this one carries on
 }
 
@@ -100,6 +104,9 @@ func newSession(id, name string, req request, now time.Time, lifetime time.Durat
 			progress: api.Progress{Node: n, State: stateWaiting},
 			last:     now,
 			placed:   map[string]placed{},
+		}
+		if slices.Contains(req.Gone, n) {
+			s.parts[n].progress.State = stateUnreachable
 		}
 	}
 	return s

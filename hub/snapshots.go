@@ -83,7 +83,11 @@ func (h *Hub) resolve(ctx context.Context, req *api.CreateRequest) (request, err
 		return request{}, err
 	}
 	nodes, err := h.chooseNodes(ctx, req.Nodes, window)
-	return request{Window: window, Nodes: nodes, Recorders: h.recorders(nodes)}, err
+	if err != nil {
+		return request{}, err
+	}
+	nodes, gone := h.leaveOutGone(ctx, nodes, len(req.Nodes) > 0, window)
+	return request{Window: window, Nodes: nodes, Recorders: h.recorders(nodes), Gone: gone}, nil
 }
 
 // resolveWindow makes the window absolute.
@@ -378,7 +382,7 @@ func (h *Hub) giveUp(r *http.Request, s *session) (mine bool, err error) {
 	case <-s.ended:
 		return true, nil
 	case <-h.stopping:
-		return true, unavailable("the hub is stopping: try again")
+		return true, stopping()
 	case <-r.Context().Done():
 		return true, r.Context().Err()
 	}

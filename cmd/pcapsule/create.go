@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -48,7 +49,7 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	snap, err := client.Create(c.Context, req)
+	snap, err := begin(c, client, req)
 	if err != nil {
 		return err
 	}
@@ -60,6 +61,44 @@ func create(c *cli.Context) error {
 		return nil
 	}
 	return awaitSnapshot(c, client, snap)
+}
+
+// begin asks for a snapshot. A hub that has just started waits for its nodes, which
+// is shown.
+func begin(c *cli.Context, client *hubClient, req api.CreateRequest) (*api.Snapshot, error) {
+	p := newProgress(c.App.ErrWriter, "snapshot")
+	ctx, done := context.WithCancel(c.Context)
+	var shown sync.WaitGroup
+	shown.Go(func() { sayWaiting(ctx, p, client) })
+	snap, err := client.Create(c.Context, req)
+	done()
+	shown.Wait()
+	p.end()
+	return snap, err
+}
+
+// sayWaiting shows why it takes a while until a hub begins.
+func sayWaiting(ctx context.Context, p *progress, client *hubClient) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		hub, err := client.Hub(ctx)
+		switch age := time.Duration(0); {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			p.say("waiting for the hub")
+		case !hub.Started.IsZero():
+			if age = hub.Time.Sub(hub.Started); age < time.Minute {
+				p.say(fmt.Sprintf("the hub started %s ago: it waits for its nodes", age.Round(time.Second)))
+			}
+		}
+	}
 }
 
 func windowFlags(c *cli.Context, req *api.CreateRequest) (err error) {

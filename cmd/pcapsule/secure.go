@@ -79,7 +79,7 @@ func secure(c *cli.Context, logger *slog.Logger, cfg *hub.Config) error {
 	if err != nil {
 		return err
 	}
-	cfg.Authorise, cfg.Cluster = authority.Authorise, true
+	cfg.Authorise, cfg.NodeGone, cfg.Cluster = authority.Authorise, authority.NodeGone, true
 	return nil
 }
 

@@ -27,6 +27,7 @@ const (
 	CodeNotRecorded  = "not-recorded"  // 422: no chosen node recorded any of the window
 	CodeMixedLinks   = "mixed-links"   // 422: classic pcap holds one link type
 	CodeUnavailable  = "unavailable"   // 503: the store does not answer
+	CodeStopping     = "stopping"      // 503: the hub is about to end, and has not begun what was asked for
 	CodeInternal     = "internal"      // 500
 	CodeNoSpace      = "no-space"      // 507
 	CodeUnknownNode  = "unknown-node"  // 404
@@ -160,6 +161,7 @@ type Hub struct {
 	Store     string    `json:"store"`      // for people: a folder, or a bucket and prefix
 	PublicKey string    `json:"public_key"` // a line of an allowed_signers file
 	Time      time.Time `json:"time"`
+	Started   time.Time `json:"started,omitzero"` // it waits for its agents for a while
 
 	// Signers are lines of further keys whose snapshots the hub serves: those of
 	// its predecessors, and those that it was told to trust. SignersSig is the

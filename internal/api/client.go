@@ -117,9 +117,26 @@ func (c *Client) Snapshot(ctx context.Context, ref string) (*Snapshot, error) {
 	return do[Snapshot](ctx, c, call{method: http.MethodGet, path: "/snapshots/" + url.PathEscape(ref)})
 }
 
-// Create asks for a snapshot. It returns as soon as the hub has begun.
+// nextHub is how long Create waits for the hub that follows one that stops.
+const nextHub = time.Minute
+
+// Create asks for a snapshot. It returns as soon as the hub has begun. A hub that
+// says that it stops has not begun anything: the next one is asked, as it comes.
 func (c *Client) Create(ctx context.Context, req CreateRequest) (*Snapshot, error) {
-	s, err := do[Snapshot](ctx, c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
+	var s *Snapshot
+	stopped := false
+	err := c.retry(Patiently(ctx, nextHub), func() (again bool, err error) {
+		s, err = do[Snapshot](Patiently(ctx, 0), c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
+		var answer *Error
+		switch {
+		case err == nil:
+			return false, nil
+		case errors.As(err, &answer):
+			stopped = stopped || answer.Code == CodeStopping
+			return answer.Code == CodeStopping || stopped && answer.Status == http.StatusServiceUnavailable, err
+		}
+		return stopped && dialFailed(err), err
+	})
 	if errors.Is(err, ErrUnreachable) && !dialFailed(err) && c.distrust(err) == "" {
 		err = fmt.Errorf("%w; it may have begun the snapshot all the same: see `pcapsule snapshot list`", err)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -398,6 +399,51 @@ func TestExplain(t *testing.T) {
 		reasons, warnings := Explain(test.gaps, window, FlagWords)
 		if diff := cmp.Diff([][]string{test.reasons, test.warnings}, [][]string{reasons, warnings}); diff != "" {
 			t.Errorf("%s: %s", test.name, diff)
+		}
+	}
+}
+
+// A hub that stops has begun nothing: the snapshot is asked for again, of the hub
+// that comes next, and of nothing else that goes wrong.
+func TestCreateOutlivesAHub(t *testing.T) {
+	answers := make(chan func(http.ResponseWriter), 10)
+	asked := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		(<-answers)(w)
+	}))
+	t.Cleanup(srv.Close)
+	say := func(status int, v any) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(v)
+		}
+	}
+	stopping := say(http.StatusServiceUnavailable, Error{Code: CodeStopping, Message: "the hub is stopping"})
+	unavailable := say(http.StatusServiceUnavailable, Error{Code: CodeUnavailable, Message: "not yet"})
+	begun := say(http.StatusAccepted, Snapshot{ID: "20260301T143000.000000000Z-00000000", Status: Creating})
+	c, err := NewClient(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		answers []func(http.ResponseWriter)
+		ok      bool
+	}{
+		"at once":           {[]func(http.ResponseWriter){begun}, true},
+		"after one":         {[]func(http.ResponseWriter){stopping, begun}, true},
+		"one not ready yet": {[]func(http.ResponseWriter){stopping, unavailable, begun}, true},
+		"unavailable":       {[]func(http.ResponseWriter){unavailable}, false},
+		"refused":           {[]func(http.ResponseWriter){stopping, say(http.StatusConflict, Error{Code: CodeNameTaken, Message: "taken"})}, false},
+	} {
+		asked = 0
+		for _, a := range tc.answers {
+			answers <- a
+		}
+		_, err := c.Create(t.Context(), CreateRequest{Last: "5m"})
+		if (err == nil) != tc.ok || asked != len(tc.answers) {
+			t.Errorf("%s: asked %d times of %d, %v", name, asked, len(tc.answers), err)
 		}
 	}
 }
