@@ -101,10 +101,10 @@ type Ring struct {
 	sealed   []*chunk // in order of Last, First, Hash
 	byName   map[string]*chunk
 	bytes    map[string]int64 // of sealed chunks, by stream
-	sealing  int            // parts on their way through the sealer
-	progress *sync.Cond     // on mu: a part has come through
-	open     map[string]int // parts that are open, by stream
-	used     int64          // bytes of sealed chunks and open parts, set aside included
+	sealing  int              // parts on their way through the sealer
+	progress *sync.Cond       // on mu: a part has come through
+	open     map[string]int   // parts that are open, by stream
+	used     int64            // bytes of sealed chunks and open parts, set aside included
 	state    state
 	nextID   int  // of the next open part
 	dirty    bool // state differs from what was last encoded
