@@ -47,8 +47,8 @@ func list(c *cli.Context) error {
 		err = writeJSON(c.App.Writer, snaps)
 	} else if len(snaps) == 0 {
 		fmt.Fprintln(c.App.ErrWriter, "no snapshots yet: make one with `pcapsule snapshot create NAME --last 5m`")
-	} else {
-		err = writeSnapshots(c.App.Writer, snaps...)
+	} else if err = writeSnapshots(c.App.Writer, snaps...); err == nil {
+		fmt.Fprintln(c.App.ErrWriter, wholeChunks)
 	}
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func show(c *cli.Context) error {
 			snap.Manifest, shown.Signer, shown.SignerKey, shown.SignerOf, shown.Trusted, shown.Distrust,
 		})
 	}
-	return writeManifest(c, snap.Manifest, shown)
+	return writeManifest(c, snap.Manifest, shown, packetsText(c.Context, snap, shown.Records))
 }
 
 // shownManifest is a manifest, and whose signature it has.
@@ -177,7 +177,7 @@ func signedBy(c *cli.Context, s api.Snapshot) string {
 	return s.Signer + ", NOT TRUSTED: " + s.Distrust + way
 }
 
-func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot) error {
+func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot, packets string) error {
 	w := c.App.Writer
 	field := func(k, v string) { fmt.Fprintf(w, "%-10s %s\n", k+":", oneLine(v)) }
 	field("name", m.Name)
@@ -192,11 +192,11 @@ func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot) err
 	}
 	field("window", exact(m.Window.From.Time())+" to "+exact(m.Window.To.Time()))
 	field("created", stamp(m.Created.Time())+" by "+m.Creator.Name+" "+m.Creator.Version)
-	field("packets", humanize.Comma(int64(shown.Records)))
+	field("packets", packets)
 	field("drops", humanize.Comma(int64(shown.Drops)))
 	field("size", fmt.Sprintf("%s in %s (%s before compression)", size(m.Totals.Size), count(m.Totals.Chunks, "chunk"), size(m.Totals.RawSize)))
 	fmt.Fprintln(w)
-	rows := [][]string{{"NODE", "STATUS", "PACKETS", "SIZE", "CLOCK", "KERNEL", "INTERFACES"}}
+	rows := [][]string{{"NODE", "STATUS", "PACKETS (WHOLE CHUNKS)", "SIZE", "CLOCK", "KERNEL", "INTERFACES"}}
 	for _, n := range m.Nodes {
 		var t manifest.Totals
 		for _, s := range n.Streams {
@@ -219,6 +219,9 @@ func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot) err
 		return err
 	}
 	if err := writeCluster(w, m); err != nil {
+		return err
+	}
+	if err := writeSelections(w, m); err != nil {
 		return err
 	}
 	rows = [][]string{{"GAP", "NODE", "FROM", "TO", "COUNT", "DETAIL"}}

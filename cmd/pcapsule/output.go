@@ -50,6 +50,9 @@ func writeTable(w io.Writer, rows ...[]string) error {
 	return t.Flush()
 }
 
+// wholeChunks is the hint below a table of snapshots.
+const wholeChunks = "PACKETS and SIZE are in whole chunks: the first and the last of a node may reach beyond the window, and an export may have fewer"
+
 func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
 	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES", "SIGNER"}}
 	owned := slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Owner != "" })
