@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,7 +25,8 @@ const (
 )
 
 // A condemnedList is the object gc/<number>: content keys that a sweep found
-// held by no snapshot and may delete, now or at any later time. Lists are never
+// held by no snapshot, or a session found to be other bytes than their own. A
+// sweep may delete them, now or at any later time. Lists are never
 // deleted, since the names in them must never be used again.
 type condemnedList struct {
 	Format  string       `json:"format"`
@@ -240,8 +242,33 @@ func (a *Archive) condemnedAt(ctx context.Context, number uint64) ([]manifest.Ob
 	return keys, nil
 }
 
-// errLostRace says that another sweep took the number.
-var errLostRace = errors.New("another sweep wrote this condemned list")
+// condemn makes sure that each of the keys is in a condemned list: those that are
+// in none so far go into new ones.
+func (a *Archive) condemn(ctx context.Context, all []manifest.ObjectKey) error {
+	for {
+		last, err := a.readCondemned(ctx)
+		if err != nil {
+			return err
+		}
+		var keys []string
+		for _, k := range all {
+			if len(keys) < maxCondemned && !a.proto.condemned.holds(k, last) {
+				keys = append(keys, k.String())
+			}
+		}
+		if len(keys) == 0 {
+			return nil
+		}
+		slices.Sort(keys)
+		err = a.putCondemned(ctx, last+1, keys)
+		if err != nil && !errors.Is(err, errLostRace) {
+			return err
+		}
+	}
+}
+
+// errLostRace says that somebody else took the number.
+var errLostRace = errors.New("somebody else wrote this condemned list")
 
 // putCondemned writes list number. When it returns nil, every session whose
 // intent is put from now on reads it.

@@ -11,7 +11,6 @@ import (
 
 	"pcapsule/chunker"
 	"pcapsule/manifest"
-	"pcapsule/store"
 	"pcapsule/store/storetest"
 )
 
@@ -62,10 +61,7 @@ func eventsChunk(t testing.TB, at time.Time) (chunker.Meta, []byte) {
 func place(t testing.TB, s *Session, kind, ext string, b []byte) string {
 	t.Helper()
 	ctx := context.Background()
-	key, have, err := s.Place(ctx, kind, chunker.HashOf(b), ext, int64(len(b)))
-	if err == nil && !have {
-		err = s.Put(ctx, key, store.Bytes(b))
-	}
+	key, err := s.Bring(ctx, objectOf(kind, b, ext), bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}

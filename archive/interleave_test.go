@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"pcapsule/chunker"
 	"pcapsule/manifest"
 	"pcapsule/store"
 	"pcapsule/store/storetest"
@@ -155,6 +156,20 @@ func deleteActor(n int) func(context.Context, *Archive, *actor) error {
 	return func(ctx context.Context, a *Archive, _ *actor) error {
 		if err := a.Delete(ctx, testID(n), "test"); !errors.Is(err, ErrNotFound) {
 			return err
+		}
+		return nil
+	}
+}
+
+// poisonActor puts garbage under the first generations of chunks that others
+// bring.
+func poisonActor(generations uint64, chunks ...string) func(context.Context, *Archive, *actor) error {
+	return func(ctx context.Context, a *Archive, _ *actor) error {
+		for _, c := range chunks {
+			k := manifest.ObjectKey{Kind: manifest.KindChunk, Hash: chunker.HashOf([]byte(c)), Ext: chunker.PacketsExt}
+			for k.Generation = range generations {
+				_ = a.st.Put(ctx, k.String(), store.Bytes(bytes.Repeat([]byte("!"), len(c))))
+			}
 		}
 		return nil
 	}
@@ -400,6 +415,21 @@ func scenarios() []scenario {
 			w.start("sweep", later, sweepActor)
 			w.start("newcomer", early, newcomerActor)
 		}},
+		{name: "session and poisoner", dead: true, start: func(w *world) {
+			w.start("session "+testID(1), early, sessionActor(1, "new", "mine"))
+			w.start("poisoner", early, poisonActor(2, "mine"))
+		}},
+		{name: "two sessions and poisoner", dead: true, large: true, start: func(w *world) {
+			w.noSums = true
+			w.start("session "+testID(1), early, sessionActor(1, "new", "mine"))
+			w.start("session "+testID(2), early, sessionActor(2, "newer", "mine"))
+			w.start("poisoner", early, poisonActor(2, "mine"))
+		}},
+		{name: "session, poisoner and sweep", dead: true, large: true, start: func(w *world) {
+			w.start("poisoner", early, poisonActor(1, "mine"))
+			w.start("session "+testID(2), early, sessionActor(2, "new", "mine"))
+			w.start("sweep", later, sweepActor)
+		}},
 		{name: "two sessions and sweep", dead: true, large: true, start: func(w *world) {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("session "+testID(2), early, sessionActor(2, "newer", "shared"))
@@ -474,7 +504,7 @@ func playWorld(seed uint64, tracing bool, sum *tally) *world {
 	w := newWorld(begun())
 	defer w.close()
 	w.tracing = tracing
-	w.paged, w.lateDeletes = rnd.IntN(2) == 0, rnd.IntN(2) == 0
+	w.paged, w.lateDeletes, w.noSums = rnd.IntN(2) == 0, rnd.IntN(2) == 0, rnd.IntN(2) == 0
 
 	oneOf := func(of ...string) string { return of[rnd.IntN(len(of))] }
 	when := func() time.Time {
@@ -496,6 +526,11 @@ func playWorld(seed uint64, tracing bool, sum *tally) *world {
 	for range 1 + rnd.IntN(3) {
 		of := rnd.IntN(4)
 		starts = append(starts, func() { w.start(fmt.Sprint("delete of ", testID(of)), early, deleteActor(of)) })
+	}
+	for n := range rnd.IntN(3) {
+		starts = append(starts, func() {
+			w.start(fmt.Sprint("poisoner ", n), early, poisonActor(1+rnd.Uint64N(2), oneOf("shared", "a"), oneOf("b", "c")))
+		})
 	}
 	for n := range rnd.IntN(3) {
 		starts = append(starts, func() { w.start(fmt.Sprint("hub ", n), early, hubActor(100*(n+1), "shared", "c")) })

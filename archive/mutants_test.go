@@ -111,6 +111,18 @@ var mutants = []mutant{
 		"s.held.voids[id] && info.Key != manifest.ManifestPath(id)",
 		"s.held.voids[id]",
 	}},
+	{"have means the same size", "genuine.go", []string{
+		"	if info.Size == size && bytes.Equal(info.SHA256, sum[:]) {\n",
+		"	if info.Size == size && (true || bytes.Equal(info.SHA256, sum[:])) {\n",
+	}},
+	{"a key that is taken holds what was to be put", "place.go", []string{
+		"		cerr := s.confirm(ctx, k, body.Size, body.SHA256)\n",
+		"		_, cerr := s.a.st.Stat(ctx, key)\n",
+	}},
+	{"a fresh generation comes before the condemned list", "place.go", []string{
+		"	if err := s.a.condemn(ctx, []manifest.ObjectKey{k}); err != nil {\n		return fmt.Errorf(\"condemn what lies there, which is other bytes: %w\", err)\n	}\n",
+		"",
+	}},
 	{"sweep goes on when it cannot read a manifest", "held.go", []string{
 		"		if !dead {\n",
 		"		if !dead && false {\n",

@@ -35,6 +35,7 @@ var (
 // copied from immutable objects, so that it never has to be forgotten.
 type protocol struct {
 	condemned condemned
+	proven    provenSet
 
 	mu       sync.Mutex
 	verdicts map[string]verdict // by id, of sessions that have ended

@@ -10,9 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"pcapsule/chunker"
 	"pcapsule/manifest"
-	"pcapsule/store"
 )
 
 // A Session is one attempt at creating a snapshot. Only the process that began
@@ -27,6 +25,9 @@ type Session struct {
 	manifest []byte
 	sig      []byte
 	signers  []byte
+
+	placing sync.Mutex
+	spoiled map[string]uint64 // by key of generation 0: the lowest generation above all that this session found to be other bytes; guarded by placing
 }
 
 // graceful is how long giveUp tries.
@@ -139,88 +140,6 @@ func (a *Archive) end(ctx context.Context, id, reason string) (Outcome, error) {
 	return o, err
 }
 
-// maxPlaceTries bounds how many damaged generations Place steps over.
-const maxPlaceTries = 4
-
-// Place tells under which key this session holds the object of the given kind,
-// extension, hash and size, and whether it is there. When it is not, it has to be
-// put before Commit, by Put or through a grant. It asks the store one question.
-//
-// The key is one that no condemned list names that was there when the session
-// began: the lowest generation above all of them. What lies there with another
-// size is damaged; the session steps over it and stores the bytes again.
-func (s *Session) Place(ctx context.Context, kind string, hash chunker.Hash, ext string, size int64) (key string, have bool, err error) {
-	k := manifest.ObjectKey{Kind: kind, Hash: hash, Ext: ext}
-	if _, err := manifest.ParseObjectKey(k.String()); err != nil {
-		return "", false, fmt.Errorf("place object: %w", err)
-	}
-	k.Generation = s.a.proto.condemned.fresh(k, s.condemned)
-	var found int64
-	for range maxPlaceTries {
-		key := k.String()
-		info, err := s.a.st.Stat(ctx, key)
-		switch {
-		case errors.Is(err, store.ErrNotExist):
-			return key, false, nil
-		case err != nil:
-			return "", false, fmt.Errorf("place %s: %w", key, err)
-		case info.Size == size:
-			return key, true, nil
-		}
-		found = info.Size
-		k.Generation++
-	}
-	return "", false, fmt.Errorf("place %s: %w: %d bytes instead of %d: run verify", k, ErrDamaged, found, size)
-}
-
-// Fresh is Place for an object that nobody is likely to have stored before. It
-// asks the store nothing: whoever puts the object learns whether it is there.
-func (s *Session) Fresh(kind string, hash chunker.Hash, ext string) (key string, err error) {
-	k := manifest.ObjectKey{Kind: kind, Hash: hash, Ext: ext}
-	if _, err := manifest.ParseObjectKey(k.String()); err != nil {
-		return "", fmt.Errorf("place object: %w", err)
-	}
-	k.Generation = s.a.proto.condemned.fresh(k, s.condemned)
-	return k.String(), nil
-}
-
-// Usable tells whether this session may hold key: it names an object of content,
-// and none that is condemned. Keys that Place and Fresh gave are usable.
-func (s *Session) Usable(key string) error {
-	k, err := manifest.ParseObjectKey(key)
-	if err != nil {
-		return err
-	}
-	if s.a.proto.condemned.holds(k, s.condemned) {
-		return fmt.Errorf("%s is condemned: a sweep may delete it at any time", key)
-	}
-	return nil
-}
-
-// Put stores a small object under a key that Place or Fresh gave. It may be called again
-// after an error.
-func (s *Session) Put(ctx context.Context, key string, body store.Body) error {
-	if err := s.Usable(key); err != nil {
-		return fmt.Errorf("put: %w", err)
-	}
-	var err error
-	for range putTries {
-		if err = s.a.st.Put(ctx, key, body); err == nil {
-			return nil
-		}
-		info, serr := s.a.st.Stat(ctx, key)
-		switch {
-		case serr == nil && info.Size == body.Size:
-			return nil
-		case serr == nil:
-			return fmt.Errorf("put %s: %w: %d bytes instead of %d", key, ErrDamaged, info.Size, body.Size)
-		case !errors.Is(serr, store.ErrNotExist) || refused(err):
-			return fmt.Errorf("put %s: %w", key, err)
-		}
-	}
-	return fmt.Errorf("put %s: %w", key, err)
-}
-
 // Inventory calls f for each entry of an inventory that is in the store, in
 // order. That it is the one of the given key and size is known only when Inventory
 // returns nil; ErrDamaged is wrapped when it is not, or is no inventory.
@@ -230,7 +149,7 @@ func (s *Session) Inventory(ctx context.Context, key string, size int64, f func(
 
 // Check makes sure of one stream before Commit: its inventory is in the store,
 // has its hash and the stream's sums, and every chunk that it names is usable and
-// there with its size. The error names the first chunk that is not.
+// there with its own bytes. The error names the first chunk that is not.
 func (s *Session) Check(ctx context.Context, stream manifest.Stream) error {
 	if err := s.Usable(stream.Inventory); err != nil {
 		return fmt.Errorf("check stream %s: %w", stream.Stream, err)
@@ -248,13 +167,7 @@ func (s *Session) Check(ctx context.Context, stream manifest.Stream) error {
 	if sum != stream {
 		return fmt.Errorf("check stream %s: %s adds up to %+v, not to %+v", stream.Stream, stream.Inventory, sum, stream)
 	}
-	err = s.a.each(ctx, len(entries), func(ctx context.Context, i int) error {
-		info, err := s.a.st.Stat(ctx, entries[i].Key)
-		if err == nil && info.Size != entries[i].Size {
-			err = fmt.Errorf("%s: %w: %d bytes instead of %d", entries[i].Key, ErrDamaged, info.Size, entries[i].Size)
-		}
-		return err
-	})
+	err = s.a.each(ctx, len(entries), func(ctx context.Context, i int) error { return s.Confirm(ctx, entries[i]) })
 	if err != nil {
 		return fmt.Errorf("check stream %s: %w", stream.Stream, err)
 	}

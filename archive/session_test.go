@@ -411,7 +411,7 @@ func TestPlace(t *testing.T) {
 	place := func(wantGeneration uint64, wantHave bool) string {
 		t.Helper()
 		mem.Ops()
-		key, have, err := s.Place(ctx, manifest.KindChunk, hash, chunker.PacketsExt, 8)
+		key, have, err := s.Place(ctx, objectOf(manifest.KindChunk, body, chunker.PacketsExt))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -443,18 +443,29 @@ func TestPlace(t *testing.T) {
 	if err := s.Put(ctx, key, store.Bytes(body)); !errors.Is(err, ErrDamaged) {
 		t.Errorf("put over a damaged object: %v", err)
 	}
-	for g := uint64(1); g < maxPlaceTries; g++ {
+	for g := uint64(1); g < 4; g++ {
 		key = place(g, false) // steps over the damaged ones
 		if err := s.Put(ctx, key, store.Bytes(body)); err != nil {
 			t.Fatal(err)
 		}
 		place(g, true)
 		mem.Damage(key, func(b []byte) []byte { return b[:3] })
+		if fresh, err := s.Fresh(manifest.KindChunk, hash, chunker.PacketsExt); err != nil || fresh != key {
+			t.Errorf("fresh: %s, %v; placed: %s", fresh, err, key)
+		}
 	}
-	if _, _, err := s.Place(ctx, manifest.KindChunk, hash, chunker.PacketsExt, 8); !errors.Is(err, ErrDamaged) {
+	k, err := manifest.ParseObjectKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxPlaceTries {
+		k.Generation++
+		storetest.Put(t, mem, k.String(), []byte("garbage!"))
+	}
+	if _, _, err := s.Place(ctx, objectOf(manifest.KindChunk, body, chunker.PacketsExt)); !errors.Is(err, ErrDamaged) {
 		t.Errorf("place with all damaged: %v", err)
 	}
-	if _, _, err := s.Place(ctx, "snapshots", hash, chunker.PacketsExt, 8); err == nil {
+	if _, _, err := s.Place(ctx, objectOf("snapshots", body, chunker.PacketsExt)); err == nil {
 		t.Error("place takes a kind that is none")
 	}
 	if _, err := s.Fresh("snapshots", hash, chunker.PacketsExt); err == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -89,10 +90,12 @@ type world struct {
 
 	first       map[string][]string // what the first who listed a prefix saw
 	paged       bool                // List looks at the store anew for each object
+	noSums      bool                // Stat tells no SHA-256
 	lateDeletes bool                // every Delete of a chunk lands at any later time
 	skip        func(op string) bool
 
 	decided  int                 // manifests, void markers and tombstones put so far
+	lists    map[string]bool     // keys that condemned lists name
 	holds    map[string][]string // by id of a living snapshot: its content keys
 	names    map[string]string   // living snapshots: name by id
 	word     *condemned          // what could be deleted when a newcomer had made its word known; nil before
@@ -109,7 +112,14 @@ type effect struct {
 }
 
 func newWorld(objects map[string][]byte) *world {
-	w := &world{objects: map[string][]byte{}, first: map[string][]string{}, holds: map[string][]string{}, names: map[string]string{}}
+	w := &world{objects: map[string][]byte{}, first: map[string][]string{}, lists: map[string]bool{}, holds: map[string][]string{}, names: map[string]string{}}
+	for _, first := range []string{manifest.CondemnedDir, manifest.KindChunk, manifest.KindInventory} {
+		for key, data := range objects {
+			if strings.HasPrefix(key, first) {
+				w.put(key, data)
+			}
+		}
+	}
 	for key, data := range objects {
 		if _, file := snapshotOf(key); file != "manifest.json" {
 			w.put(key, data)
@@ -143,6 +153,21 @@ func (w *world) put(key string, data []byte) bool {
 	w.sum ^= hashOf(key, string(data))
 	id, file := snapshotOf(key)
 	switch {
+	case strings.HasPrefix(key, manifest.CondemnedDir):
+		number, err := manifest.ParseCondemnedPath(key)
+		keys, derr := decodeCondemned(data, number)
+		if err := errors.Join(err, derr); err != nil {
+			w.violate("%s: %v", key, err)
+		}
+		for _, k := range keys {
+			w.lists[k.String()] = true
+		}
+	case strings.HasPrefix(key, manifest.KindChunk), strings.HasPrefix(key, manifest.KindInventory):
+		if k, err := manifest.ParseObjectKey(key); err == nil && k.Generation > 0 && chunker.HashOf(data) == k.Hash {
+			if k.Generation--; !w.lists[k.String()] {
+				w.violate("%s is in use before a list condemns %s", key, k)
+			}
+		}
 	case strings.HasPrefix(key, manifest.DeletedDir):
 		w.decided++
 		id := path.Base(key)
@@ -452,8 +477,13 @@ func (s simStore) Stat(_ context.Context, key string) (store.Info, error) {
 		s.act.saw("stat", key, "none")
 		return store.Info{}, fmt.Errorf("stat %s: %w", key, store.ErrNotExist)
 	}
-	s.act.saw("stat", key, "there")
-	return store.Info{Key: key, Size: int64(len(b)), Modified: epoch}, nil
+	s.act.saw("stat", key, string(b))
+	sum := sha256.Sum256(b)
+	info := store.Info{Key: key, Size: int64(len(b)), Modified: epoch, Version: hex.EncodeToString(sum[:])}
+	if !s.act.w.noSums {
+		info.SHA256 = sum[:]
+	}
+	return info, nil
 }
 
 func (s simStore) List(_ context.Context, prefix string) iter.Seq2[store.Info, error] {

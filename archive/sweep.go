@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -243,30 +242,15 @@ func (s *sweep) condemn(ctx context.Context) error {
 	if len(s.candidates) == 0 {
 		return nil
 	}
-	for {
-		last, err := s.a.readCondemned(ctx)
+	keys := make([]manifest.ObjectKey, len(s.candidates))
+	for i, c := range s.candidates {
+		k, err := manifest.ParseObjectKey(c.key)
 		if err != nil {
 			return err
 		}
-		var keys []string
-		for _, c := range s.candidates {
-			k, err := manifest.ParseObjectKey(c.key)
-			if err != nil {
-				return err
-			}
-			if !s.a.proto.condemned.holds(k, last) && len(keys) < maxCondemned {
-				keys = append(keys, c.key)
-			}
-		}
-		if len(keys) == 0 {
-			return nil
-		}
-		slices.Sort(keys)
-		err = s.a.putCondemned(ctx, last+1, keys)
-		if err != nil && !errors.Is(err, errLostRace) {
-			return err
-		}
+		keys[i] = k
 	}
+	return s.a.condemn(ctx, keys)
 }
 
 // delete takes the candidates away.

@@ -487,7 +487,7 @@ func TestSessionBelievesNoList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, have, err := s.Place(t.Context(), manifest.KindChunk, chunker.HashOf([]byte("own")), chunker.PacketsExt, 3)
+	key, have, err := s.Place(t.Context(), objectOf(manifest.KindChunk, []byte("own"), chunker.PacketsExt))
 	if k, _ := manifest.ParseObjectKey(key); err != nil || have || k.Generation != 1 {
 		t.Errorf("a condemned key is used again: %s, %v, %v", key, have, err)
 	}

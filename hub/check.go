@@ -53,13 +53,13 @@ func parseSHA256(s string) (sum [sha256.Size]byte, err error) {
 // this session.
 //
 // What chunks hold the hub does not read. An agent that lies of its own can thus
-// claim wrong records, times and raw sizes, and bytes under an address that is not
-// theirs: a grant holds an upload to its SHA-256, and to a size, not to the
-// BLAKE3 in the key. Nor is the SHA-256 checked of a chunk that is in the store
-// already. `pcapsule verify` finds each of these, in the stream of that node; who
-// reads chunks checks all of it before use. What it cannot do: name chunks of
-// others without knowing their address, which nobody tells it; change or read
-// what is in the store; or spoil the parts of other nodes.
+// claim wrong records, times and raw sizes. On S3, where a grant holds an upload
+// to its size and SHA-256 and nobody to the BLAKE3 in the key, it can also hand in
+// bytes under an address that is not theirs. `pcapsule verify` finds each of these,
+// in the stream of that node; who reads chunks checks all of it before use. What
+// it cannot do: name chunks of others without knowing their address, which nobody
+// tells it; change or read what is in the store; or spoil the parts of other
+// nodes, which have what they bring confirmed by its SHA-256 (archive.Session).
 func (h *Hub) checkPart(ctx context.Context, s *session, p *part, handed *api.CompleteRequest) (*manifest.Node, *recording, error) {
 	node, err := h.checkNode(ctx, s, p, handed.Node)
 	if err != nil {
@@ -234,14 +234,14 @@ func (h *Hub) checkStream(ctx context.Context, s *session, p *part, stream manif
 	g.SetLimit(parallel)
 	for _, e := range missing {
 		g.Go(func() error {
-			info, err := h.cfg.Store.Stat(ctx, e.Key)
+			err := s.store.Confirm(ctx, e)
 			switch {
 			case errors.Is(err, store.ErrNotExist):
 				return invalid("chunk %s has not been uploaded", e.Key)
+			case errors.Is(err, archive.ErrDamaged):
+				return invalid("chunk %s is other bytes in the store: ask where it goes once more", e.Key)
 			case err != nil:
 				return fmt.Errorf("look for chunk %s: %w", e.Key, err)
-			case info.Size != e.Size:
-				return invalid("chunk %s has %d bytes in the store, not %d", e.Key, info.Size, e.Size)
 			}
 			return nil
 		})

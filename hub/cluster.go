@@ -1,15 +1,17 @@
 package hub
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
 
+	"pcapsule/archive"
 	"pcapsule/chunker"
 	"pcapsule/manifest"
-	"pcapsule/store"
 )
 
 // A recording is what one node handed in of the stream of the cluster, checked.
@@ -149,15 +151,61 @@ func mergeRecordings(recordings []*recording) []manifest.Entry {
 	return all
 }
 
+// settleRecordings takes out of the recordings what lies under the address of a
+// chunk and is other bytes, where recorders name different keys of one chunk: so
+// nobody's garbage takes the place of what another recorded. It is for the
+// claimant of the session.
+func (s *session) settleRecordings(ctx context.Context) error {
+	s.mu.Lock()
+	var recordings []*recording
+	for _, p := range s.parts {
+		if p.cluster != nil {
+			recordings = append(recordings, p.cluster)
+		}
+	}
+	s.mu.Unlock()
+	hash := func(e manifest.Entry) chunker.Hash {
+		k, _ := manifest.ParseObjectKey(e.Key) // it was checked
+		return k.Hash
+	}
+	keys := map[chunker.Hash]string{}
+	disputed := map[chunker.Hash]bool{}
+	for _, r := range recordings {
+		for _, e := range r.entries {
+			h := hash(e)
+			if key, ok := keys[h]; ok && key != e.Key {
+				disputed[h] = true
+			}
+			keys[h] = e.Key
+		}
+	}
+	for _, r := range recordings {
+		var entries []manifest.Entry
+		for _, e := range r.entries {
+			if disputed[hash(e)] {
+				ok, err := s.store.Genuine(ctx, e.Key)
+				if err != nil {
+					return fmt.Errorf("compare what nodes recorded of stream %s: %w", chunker.Kubernetes, err)
+				}
+				if !ok {
+					continue
+				}
+			}
+			entries = append(entries, e)
+		}
+		r.entries = entries
+	}
+	return nil
+}
+
 // putCluster puts the inventory of the stream of the cluster, and the stream into
 // m. Of a single recorder the very inventory is there already.
 func (s *session) putCluster(ctx context.Context, m *manifest.Manifest, entries []manifest.Entry) error {
 	b := manifest.EncodeInventory(entries)
 	stream := manifest.SumInventory(chunker.Kubernetes, entries)
-	key, have, err := s.store.Place(ctx, manifest.KindInventory, chunker.HashOf(b), manifest.InventoryExt, int64(len(b)))
-	if err == nil && !have {
-		err = s.store.Put(ctx, key, store.Bytes(b))
-	}
+	key, err := s.store.Bring(ctx, archive.Object{
+		Kind: manifest.KindInventory, Hash: chunker.HashOf(b), Ext: manifest.InventoryExt, Size: int64(len(b)), SHA256: sha256.Sum256(b),
+	}, bytes.NewReader(b))
 	if err != nil {
 		return fmt.Errorf("put the inventory of stream %s: %w", chunker.Kubernetes, err)
 	}

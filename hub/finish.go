@@ -170,6 +170,10 @@ func (h *Hub) watchSessions(now time.Time) {
 // finish ends a session whose parts are all settled, as its claimant. When ctx
 // ends before, the session is left as it is in the store, for the next hub.
 func (h *Hub) finish(ctx context.Context, s *session) {
+	if err := s.settleRecordings(ctx); err != nil && ctx.Err() == nil {
+		h.fail(ctx, s, problem(err))
+		return
+	}
 	m, cluster, failure := h.assemble(s)
 	if failure == nil {
 		if _, err := m.Encode(); err != nil { // too large, perhaps

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -320,7 +321,6 @@ func TestLiesThatVerifyFinds(t *testing.T) {
 		"last":     {func(c *sample) { c.entry.Last += 1e9 }, "records from"},
 		"raw size": {func(c *sample) { c.entry.RawSize = chunker.MaxRawSize }, "raw bytes"},
 		"drops":    {func(c *sample) { c.entry.Drops = 1 << 30 }, "dropped"},
-		"address":  {func(c *sample) { c.hash = chunker.HashOf([]byte("something else")) }, "BLAKE3"},
 		"bytes": {func(c *sample) {
 			c.b = []byte(strings.Repeat("x", 100))
 			body := store.Bytes(c.b)
@@ -358,10 +358,53 @@ func TestLiesThatVerifyFinds(t *testing.T) {
 	}
 }
 
-// TestLieAboutStoredChunk: nobody checks the SHA-256 of what is there already.
-func TestLieAboutStoredChunk(t *testing.T) {
+// TestLieAboutAddress: bytes under an address that is not theirs are refused where
+// the hub takes them, and nothing is stored.
+func TestLieAboutAddress(t *testing.T) {
 	start := recent()
 	st := storetest.NewMemory(t, nil)
+	s := newSite(t, st, nil)
+	lie := packets(t, "evil", start, 20)
+	lie.hash = chunker.HashOf([]byte("something else"))
+	refused := make(chan error, 1)
+	s.newAgent("evil", func(a *agent) {
+		a.failed = func(err error) {
+			select {
+			case refused <- err:
+			default:
+			}
+		}
+	}, lie)
+	begun, err := s.client().Create(t.Context(), api.CreateRequest{Name: "lies", From: start, To: start.Add(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-refused; err == nil || !strings.Contains(err.Error(), "400") {
+		t.Errorf("upload: %v", err)
+	}
+	if err := s.client().Delete(t.Context(), begun.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range st.Keys() {
+		if strings.HasPrefix(key, manifest.KindChunk) {
+			t.Errorf("%s is stored", key)
+		}
+	}
+}
+
+// TestLieAboutStoredChunk: whoever describes a stored chunk wrongly does not get
+// it, and does not make it garbage for others either.
+func TestLieAboutStoredChunk(t *testing.T) {
+	for _, noSums := range []bool{false, true} {
+		testLieAboutStoredChunk(t, noSums)
+	}
+}
+
+func testLieAboutStoredChunk(t *testing.T, noSums bool) {
+	t.Helper()
+	start := recent()
+	st := storetest.NewMemory(t, nil)
+	st.NoSums = noSums
 	s := newSite(t, st, nil)
 	c := packets(t, "a", start, 20)
 	s.newAgent("a", nil, c)
@@ -369,15 +412,101 @@ func TestLieAboutStoredChunk(t *testing.T) {
 	mustCreate(t, s.client(), window)
 	lie := c
 	lie.entry.SHA256 = strings.Repeat("0", 64)
-	s.newAgent("evil", nil, lie)
+	refused := make(chan error, 1)
+	s.newAgent("evil", func(a *agent) {
+		a.failed = func(err error) {
+			select {
+			case refused <- err:
+			default:
+			}
+		}
+	}, lie)
 	window.Name, window.Nodes = "second", []string{"evil"}
-	second := mustCreate(t, s.client(), window)
-	report, err := archive.New(st).Verify(t.Context(), archive.VerifyOptions{})
-	if err != nil {
+	key := keyOf(c, chunker.Packets)
+	sum, size := c.entry.SHA256, c.entry.Size
+	if _, err := s.client().Create(t.Context(), window); err != nil {
 		t.Fatal(err)
 	}
-	if len(report.Problems) != 1 || report.Problems[0].Snapshot != second.ID || !strings.Contains(report.Problems[0].What, "SHA-256") {
-		t.Errorf("%q", report.Problems)
+	e := wantCode(t, <-refused, http.StatusBadRequest, api.CodeInvalid)
+	if !strings.Contains(e.Message, key) || !strings.Contains(e.Message, archive.ErrMisdescribed.Error()) {
+		t.Errorf("%q", e.Message)
+	}
+	for _, k := range st.Keys() {
+		if strings.HasPrefix(k, manifest.CondemnedDir) || strings.HasPrefix(k, manifest.KindChunk) && k != key {
+			t.Errorf("a lie about %s of %d bytes with %s made %s", key, size, sum, k)
+		}
+	}
+	mustVerify(t, st)
+}
+
+// TestPoisonedChunk: garbage of the right size lies where a node's chunk is to go,
+// found before it uploads or only then; the node's part is whole all the same.
+func TestPoisonedChunk(t *testing.T) {
+	for _, noSums := range []bool{false, true} {
+		for _, unseen := range []bool{false, true} {
+			t.Run(fmt.Sprint("no sums ", noSums, ", unseen ", unseen), func(t *testing.T) {
+				start := recent()
+				st := storetest.NewMemory(t, nil)
+				st.NoSums = noSums
+				s := newSite(t, st, nil)
+				c := packets(t, "a", start, 20)
+				storetest.Put(t, st, keyOf(c, chunker.Packets), []byte(strings.Repeat("!", len(c.b))))
+				s.newAgent("a", func(a *agent) { a.unseen = unseen }, c)
+				for _, name := range []string{"first", "second"} {
+					st.Ops()
+					snap := mustCreate(t, s.client(), api.CreateRequest{Name: name, From: start, To: start.Add(time.Second)})
+					if snap.Status != manifest.Completed {
+						t.Errorf("%+v", snap)
+					}
+					chunks := 0
+					for _, key := range st.Puts() {
+						if strings.HasPrefix(key, manifest.KindChunk) {
+							chunks++
+						}
+					}
+					if want := map[string]int{"first": 1}[name]; chunks != want {
+						t.Errorf("%s: %d chunks were put, want %d", name, chunks, want)
+					}
+				}
+				report, err := archive.New(st).Verify(t.Context(), archive.VerifyOptions{})
+				if err != nil || len(report.Problems) > 0 {
+					t.Errorf("%q, %v", report.Problems, err)
+				}
+				if _, err := archive.New(st).Sweep(t.Context(), archive.SweepOptions{Now: time.Now}); err != nil {
+					t.Fatal(err)
+				}
+				if slices.Contains(st.Keys(), keyOf(c, chunker.Packets)) {
+					t.Error("the garbage is left after a sweep")
+				}
+			})
+		}
+	}
+}
+
+// TestPoisonedRecording: of two recorders of one chunk one has put garbage in its
+// place. The stream of the cluster has the other's.
+func TestPoisonedRecording(t *testing.T) {
+	for _, evil := range []string{"a-evil", "z-evil"} {
+		start := recent()
+		st := storetest.NewMemory(t, nil)
+		s := newSite(t, st, nil)
+		good := events(t, "good", start, 5)
+		bad := good
+		bad.b = []byte(strings.Repeat("!", len(good.b)))
+		sum := store.Bytes(bad.b).SHA256
+		bad.entry.SHA256 = hex.EncodeToString(sum[:])
+		storetest.Put(t, st, keyOf(good, chunker.Kubernetes), bad.b)
+		for name, c := range map[string]sample{"good": good, evil: bad} {
+			s.newAgent(name, func(a *agent) {
+				a.cluster, a.events = recorded(start, start.Add(10*time.Second)), []sample{c}
+			}, packets(t, name, start, 10))
+		}
+		snap := mustCreate(t, s.client(), api.CreateRequest{Name: "both", From: start, To: start.Add(10 * time.Second)})
+		m := load(t, st, snap.ID).Manifest
+		if len(m.Streams) != 1 || m.Streams[0].Chunks != 1 || m.Streams[0].Records != 5 {
+			t.Errorf("%s: streams %+v", evil, m.Streams)
+		}
+		mustVerify(t, st)
 	}
 }
 

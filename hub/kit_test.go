@@ -195,6 +195,9 @@ type agent struct {
 	warnings []string
 	// pace is called before each step of a session.
 	pace func(ctx context.Context, step string)
+	// failed hears why a part could not be made or was not taken.
+	failed func(error)
+	unseen bool // chunks are offered as new
 
 	mu    sync.Mutex
 	pins  []string
@@ -281,6 +284,9 @@ func (a *agent) run(ctx context.Context) {
 			work.Go(func() {
 				for ctx.Err() == nil {
 					err := a.take(ctx, task)
+					if err != nil && a.failed != nil {
+						a.failed(err)
+					}
 					var e *api.Error
 					if err == nil || errors.As(err, &e) && e.Status/100 == 4 {
 						return
@@ -390,7 +396,7 @@ func (a *agent) stream(ctx context.Context, session, stream string, chunks []sam
 	var objects []api.Object
 	var bodies [][]byte
 	for _, c := range chunks {
-		objects = append(objects, api.Object{Hash: c.hash, SHA256: c.entry.SHA256, Size: c.entry.Size, Kind: manifest.KindChunk, Ext: chunker.Ext(stream)})
+		objects = append(objects, api.Object{Hash: c.hash, SHA256: c.entry.SHA256, Size: c.entry.Size, Kind: manifest.KindChunk, Ext: chunker.Ext(stream), New: a.unseen})
 		bodies = append(bodies, c.b)
 	}
 	keys, err := a.put(ctx, session, objects, bodies)
@@ -433,14 +439,14 @@ func (a *agent) put(ctx context.Context, session string, objects []api.Object, b
 	}
 	var keys []string
 	for i, p := range answer.Placements {
-		keys = append(keys, p.Key)
-		if p.Grant == nil {
-			continue
+		if p.Grant != nil {
+			a.step(ctx, "upload")
 		}
-		a.step(ctx, "upload")
-		if err := a.client.Upload(ctx, p.Grant, bytes.NewReader(bodies[i]), int64(len(bodies[i]))); err != nil {
+		key, err := a.client.Bring(ctx, session, a.name, objects[i], bytes.NewReader(bodies[i]), &p, func(error) bool { return false })
+		if err != nil {
 			return nil, err
 		}
+		keys = append(keys, key)
 	}
 	return keys, nil
 }

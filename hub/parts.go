@@ -245,15 +245,19 @@ func (h *Hub) turn(ctx context.Context, s *session, p *part) (done func(), err e
 
 // place finds the key of an object, and a grant when it is not in the store. Of a
 // new chunk it does not look: half of all that the store is asked for a first
-// snapshot would be in vain. Should it be there after all, its upload says so.
+// snapshot would be in vain. Should something be there after all, its upload says
+// so, and the agent asks again, not as of a new one.
 func (h *Hub) place(ctx context.Context, s *session, o api.Object) (api.Placement, error) {
+	sum, err := parseSHA256(o.SHA256)
+	if err != nil {
+		return api.Placement{}, err
+	}
 	var key string
 	var have bool
-	var err error
 	if o.New {
 		key, err = s.store.Fresh(o.Kind, o.Hash, o.Ext)
 	} else {
-		key, have, err = s.store.Place(ctx, o.Kind, o.Hash, o.Ext, o.Size)
+		key, have, err = s.store.Place(ctx, archive.Object{Kind: o.Kind, Hash: o.Hash, Ext: o.Ext, Size: o.Size, SHA256: sum})
 	}
 	if err != nil {
 		return api.Placement{}, err
@@ -261,10 +265,6 @@ func (h *Hub) place(ctx context.Context, s *session, o api.Object) (api.Placemen
 	l := api.Placement{Key: key}
 	if have {
 		return l, nil
-	}
-	sum, err := parseSHA256(o.SHA256)
-	if err != nil {
-		return api.Placement{}, err
 	}
 	expires := h.now().Add(grantTime)
 	if expires.After(s.deadline) {

@@ -53,6 +53,8 @@ func problem(err error) *api.Error {
 		return refuse(http.StatusConflict, api.CodeNotCompleted, "%v", err)
 	case errors.Is(err, archive.ErrNameTaken):
 		return refuse(http.StatusConflict, api.CodeNameTaken, "%v", err)
+	case errors.Is(err, archive.ErrMisdescribed):
+		return refuse(http.StatusBadRequest, api.CodeInvalid, "%v", err)
 	case errors.Is(err, archive.ErrAmbiguous):
 		return refuse(http.StatusBadRequest, api.CodeInvalid, "%v", err)
 	case errors.As(err, &node):

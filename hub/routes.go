@@ -3,6 +3,8 @@ package hub
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,7 +14,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/zeebo/blake3"
 
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
 	"pcapsule/store"
@@ -274,12 +278,43 @@ func (h *Hub) readyz(w http.ResponseWriter, r *http.Request) error {
 // own.
 func (h *Hub) putGranted(next http.Handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		key := strings.TrimPrefix(r.URL.Path, store.GrantPath)
+		object, err := manifest.ParseObjectKey(key)
+		if err != nil {
+			return refuse(http.StatusForbidden, api.CodeForbidden, "this is no valid upload grant: ask for a new one")
+		}
 		// A stalled upload holds a connection and a file.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(uploadTime))
-		next.ServeHTTP(w, r)
+		r.Body = &hashedBody{ReadCloser: r.Body, hash: blake3.New(), left: r.ContentLength, want: object.Hash}
+		rec := &recorder{ResponseWriter: w}
+		next.ServeHTTP(rec, r)
 		h.metrics.uploaded.Add(float64(max(0, r.ContentLength)))
+		if sum, err := parseSHA256(r.URL.Query().Get("sha256")); err == nil && rec.status == http.StatusCreated {
+			// Without that, the chunk is read once before it is reused.
+			_ = h.archive.Took(r.Context(), key, sum)
+		}
 		return nil
 	}
+}
+
+// hashedBody ends a body with an error, before its last bytes, when it does not
+// have the BLAKE3 hash that its key names. The store that takes the body knows the
+// SHA-256 only.
+type hashedBody struct {
+	io.ReadCloser
+	hash *blake3.Hasher
+	left int64
+	want chunker.Hash
+}
+
+func (b *hashedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	_, _ = b.hash.Write(p[:n])
+	b.left -= int64(n)
+	if b.left <= 0 && n > 0 && chunker.Hash(b.hash.Sum(nil)) != b.want {
+		return 0, fmt.Errorf("%w: the body does not have the hash in its key", store.ErrChecksum)
+	}
+	return n, err
 }
 
 // uploadTime is how long one upload may take: an object of 16 MiB over a line of

@@ -159,7 +159,7 @@ func (f *Folder) Stat(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("stat %s in %s: %w", key, f.dir, readError(err))
 	}
-	return Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil
+	return Info{Key: key, Size: info.Size(), Modified: info.ModTime(), Version: fileVersion(info)}, nil
 }
 
 func (f *Folder) open(ctx context.Context, key string) (*os.File, fs.FileInfo, error) {

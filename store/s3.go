@@ -3,6 +3,8 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -205,14 +207,15 @@ func (r *s3Reader) Close() error {
 	return r.body.Close()
 }
 
-// Stat asks with HEAD.
+// Stat asks with HEAD. It tells the SHA-256 that the service checked when it took
+// the object, where it keeps that; tools that copy objects may bring none.
 func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	if err := s.checkCall(ctx, key); err != nil {
 		return Info{}, err
 	}
 	var info minio.ObjectInfo
 	err := s.try(ctx, opStat, key, func(int) (err error) {
-		info, err = s.client.StatObject(ctx, s.opt.Bucket, s.prefix+key, minio.StatObjectOptions{})
+		info, err = s.client.StatObject(ctx, s.opt.Bucket, s.prefix+key, minio.StatObjectOptions{Checksum: true})
 		var strange *answerError
 		if errors.As(err, &strange) && strange.bodiless {
 			return s.whyNot(ctx, key, err)
@@ -222,7 +225,16 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Key: key, Size: info.Size, Modified: info.LastModified}, nil
+	out := Info{Key: key, Size: info.Size, Modified: info.LastModified}
+	if info.ETag != "" {
+		out.Version = fmt.Sprint(info.ETag, " ", info.VersionID, " ", info.LastModified.UnixNano())
+	}
+	// Of an object that came in parts the service knows a hash of hashes, which
+	// ends in a dash and their number.
+	if sum, err := base64.StdEncoding.DecodeString(info.ChecksumSHA256); err == nil && len(sum) == sha256.Size {
+		out.SHA256 = sum
+	}
+	return out, nil
 }
 
 // whyNot returns why there is no object at key, when HEAD was answered with an

@@ -69,6 +69,14 @@ type Info struct {
 	Key      string
 	Size     int64
 	Modified time.Time
+
+	// SHA256 is the one that the store itself computed when it took the object,
+	// or checked then. Stat tells it where the store knows; else it is nil.
+	SHA256 []byte
+
+	// Version differs between two Stats whenever the bytes may have changed
+	// between them. It is empty where the store does not know.
+	Version string
 }
 
 // A Body is what Put writes. It is read more than once when a Put is retried.

@@ -124,11 +124,7 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 		}
 	}()
 	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
-		key, have, err := session.Place(ctx, o.Kind, o.Hash, o.Ext, o.Size)
-		if err != nil || have {
-			return key, err
-		}
-		return key, session.Put(ctx, key, store.Body{ReaderAt: o.Body, Size: o.Size, SHA256: o.SHA256})
+		return session.Bring(ctx, archive.Object{Kind: o.Kind, Hash: o.Hash, Ext: o.Ext, Size: o.Size, SHA256: o.SHA256}, o.Body)
 	}
 	nodes, err := importer.Run(ctx, opt)
 	if err != nil {

@@ -36,21 +36,27 @@ func (c *Client) GrantURL(g *store.Grant) (string, error) {
 	return base.ResolveReference(u).String(), nil
 }
 
-// Upload puts body's size bytes where a grant allows it. It returns nil when the
-// object is there: also when somebody else was first, since the key says what
-// the bytes are. It tries again as the patience of ctx allows; a grant that has
-// expired is ErrGrantOver.
+// Upload puts body's size bytes where a grant allows it. It tries again as the
+// patience of ctx allows; a grant that has expired is ErrGrantOver. It returns nil
+// also when it finds something there: these bytes, by an attempt before this one
+// or by somebody else; or others, which the hub finds out.
 func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, size int64) error {
+	_, err := c.upload(ctx, g, body, size)
+	return err
+}
+
+// upload is Upload; taken says that it found something there.
+func (c *Client) upload(ctx context.Context, g *store.Grant, body io.ReaderAt, size int64) (taken bool, err error) {
 	target, err := c.GrantURL(g)
 	if err != nil {
-		return err
+		return false, err
 	}
 	to, err := url.Parse(target)
 	if err != nil {
-		return fmt.Errorf("grant: %w", withoutQuery(err))
+		return false, fmt.Errorf("grant: %w", withoutQuery(err))
 	}
 	client := c.granted(to)
-	return c.retry(ctx, func() (again bool, err error) {
+	err = c.retry(ctx, func() (again bool, err error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPut, target, io.NopCloser(io.NewSectionReader(body, 0, size)))
 		if err != nil {
 			return false, fmt.Errorf("make upload: %w", err)
@@ -77,7 +83,10 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
 		code, says := refusal(resp, b)
 		switch {
-		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusCreated, resp.StatusCode == http.StatusPreconditionFailed:
+		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusCreated:
+			return false, nil
+		case resp.StatusCode == http.StatusPreconditionFailed:
+			taken = true
 			return false, nil
 		case resp.StatusCode == http.StatusInsufficientStorage, store.NoSpaceCode(code):
 			return false, fmt.Errorf("upload: %w (%s)", store.ErrNoSpace, says)
@@ -89,14 +98,18 @@ func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 			return resp.StatusCode >= 500, fmt.Errorf("upload: %s", says)
 		}
 	})
+	return taken, err
 }
 
 // Bring puts an object of a node's part into the store, and returns its key. place
 // is what the hub has said of it; when that is nil, Bring asks. After an upload
 // that failed it asks for a fresh grant and tries again, if again says so, which is
 // told why and may wait. An error of the hub's ends it.
+//
+// Where the store holds something already, Bring has the hub look what that is:
+// the object, or else the hub names another place.
 func (c *Client) Bring(ctx context.Context, session, node string, o Object, body io.ReaderAt, place *Placement, again func(error) bool) (string, error) {
-	for {
+	for taken := 0; ; {
 		if place == nil {
 			answer, err := c.Grants(ctx, session, node, GrantRequest{Objects: []Object{o}})
 			if err != nil {
@@ -107,7 +120,12 @@ func (c *Client) Bring(ctx context.Context, session, node string, o Object, body
 		if place.Grant == nil {
 			return place.Key, nil
 		}
-		err := c.Upload(ctx, place.Grant, body, o.Size)
+		found, err := c.upload(ctx, place.Grant, body, o.Size)
+		if found && taken < maxTaken {
+			taken++
+			place, o.New = nil, false
+			continue
+		}
 		if err == nil {
 			return place.Key, nil
 		}
@@ -117,6 +135,10 @@ func (c *Client) Bring(ctx context.Context, session, node string, o Object, body
 		place = nil // a grant may expire while others are used
 	}
 }
+
+// maxTaken is how often in a row an object is placed anew. More than once takes
+// somebody who puts other bytes there each time.
+const maxTaken = 8
 
 // refusal is what an answer says, in one line: S3's XML has its reason in Code
 // and Message, a hub's is plain text.

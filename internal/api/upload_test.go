@@ -29,7 +29,8 @@ func TestBring(t *testing.T) {
 		{name: "there already", place: &Placement{Key: "k"}},
 		{name: "placed", place: given, answers: []int{200}, want: "PUT"},
 		{name: "asked for", answers: []int{0, 200}, want: "POST PUT"},
-		{name: "another was first", place: given, answers: []int{412}, want: "PUT"},
+		{name: "another was first", place: given, answers: []int{412, 1}, want: "PUT POST"},
+		{name: "other bytes were first", place: given, answers: []int{412, 0, 412, 0, 200}, want: "PUT POST PUT POST PUT"},
 		{name: "grant over", place: given, answers: []int{403, 0, 200}, again: true, want: "PUT POST PUT", told: 1},
 		{name: "grants over", answers: []int{0, 403, 0, 403, 0, 200}, again: true, want: "POST PUT POST PUT POST PUT", told: 2},
 		{name: "enough", place: given, answers: []int{403}, want: "PUT", err: ErrGrantOver, told: 1},
@@ -43,6 +44,8 @@ func TestBring(t *testing.T) {
 				switch status := test.answers[len(calls)-1]; status {
 				case 0:
 					return answer(200, granted), nil
+				case 1:
+					return answer(200, `{"placements":[{"key":"k"}]}`), nil
 				case 410:
 					return answer(410, `{"code":"superseded","message":"gone"}`), nil
 				default:

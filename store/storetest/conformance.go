@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Taken", testTaken},
 		{"Race", testRace},
 		{"WrongBody", testWrongBody},
+		{"StatTells", testStatTells},
 		{"Range", testRange},
 		{"Missing", testMissing},
 		{"BadKey", testBadKey},
@@ -200,6 +202,38 @@ func testWrongBody(t *testing.T, s store.Store) {
 type brokenReader struct{ err error }
 
 func (r brokenReader) ReadAt([]byte, int64) (int, error) { return 0, r.err }
+
+// testStatTells: the SHA-256 is that of the bytes, or none; the version stays the
+// same and, after other bytes came to be there, does not.
+func testStatTells(t *testing.T, s store.Store) {
+	one, two := []byte("some bytes"), []byte("other ones")
+	stat := func(data []byte) store.Info {
+		t.Helper()
+		info, err := s.Stat(t.Context(), "chunks/ab/cd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum := sha256.Sum256(data); info.SHA256 != nil && !bytes.Equal(info.SHA256, sum[:]) {
+			t.Errorf("Stat: SHA-256 %x of bytes with %x", info.SHA256, sum)
+		}
+		return info
+	}
+	Put(t, s, "chunks/ab/cd", one)
+	first := stat(one)
+	if again := stat(one); again.Version != first.Version {
+		t.Errorf("Stat: version %q, then %q of the same object", first.Version, again.Version)
+	}
+	if _, ok := s.(*Memory); ok {
+		return // it fails the test when a name is used for other bytes
+	}
+	if err := s.Delete(t.Context(), "chunks/ab/cd"); err != nil {
+		t.Fatal(err)
+	}
+	Put(t, s, "chunks/ab/cd", two)
+	if other := stat(two); first.Version == "" || other.Version == first.Version {
+		t.Errorf("Stat: version %q, then %q of other bytes", first.Version, other.Version)
+	}
+}
 
 func testRange(t *testing.T, s store.Store) {
 	data := random(100_000)

@@ -23,6 +23,10 @@ import (
 // because no name of an archive is ever used for two things. It records what was
 // done, for tests that assert it.
 type Memory struct {
+	// NoSums makes Stat tell no SHA-256, as a folder does, and S3 of objects that
+	// others put.
+	NoSums bool
+
 	t      testing.TB
 	grants *store.Granter
 	now    func() time.Time
@@ -35,6 +39,7 @@ type Memory struct {
 
 type object struct {
 	data     []byte // never changed in place
+	sum      [sha256.Size]byte
 	modified time.Time
 }
 
@@ -84,7 +89,7 @@ func (m *Memory) write(ctx context.Context, key string, r io.Reader, size int64,
 		m.t.Errorf("storetest: %s was deleted and is now used again for other bytes", key)
 	}
 	m.history[key] = sum
-	m.objects[key] = object{data, m.now()}
+	m.objects[key] = object{data, sum, m.now()}
 	m.ops = append(m.ops, "put "+key)
 	return nil
 }
@@ -126,7 +131,11 @@ func (m *Memory) Stat(ctx context.Context, key string) (store.Info, error) {
 	if !ok {
 		return store.Info{}, fmt.Errorf("stat %s: %w", key, store.ErrNotExist)
 	}
-	return store.Info{Key: key, Size: int64(len(o.data)), Modified: o.modified}, nil
+	info := store.Info{Key: key, Size: int64(len(o.data)), Modified: o.modified, Version: fmt.Sprintf("%x", o.sum)}
+	if !m.NoSums {
+		info.SHA256 = o.sum[:]
+	}
+	return info, nil
 }
 
 // List yields what was there when it was called.
@@ -217,12 +226,14 @@ func (m *Memory) Damage(key string, f func([]byte) []byte) {
 		delete(m.objects, key)
 		return
 	}
+	o.sum = sha256.Sum256(o.data)
 	m.objects[key] = o
 }
 
 // Clone returns a store with the same objects and history, and no ops.
 func (m *Memory) Clone() *Memory {
 	c := NewMemory(m.t, m.now)
+	c.NoSums = m.NoSums
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c.objects, c.history = maps.Clone(m.objects), maps.Clone(m.history)
