@@ -36,10 +36,7 @@ func clusterSnapshot(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	ts.Check(err)
 	put := func(kind, ext string, b []byte) string {
-		at, have, err := s.Place(ctx, kind, chunker.HashOf(b), ext, int64(len(b)))
-		if err == nil && !have {
-			err = s.Put(ctx, at, store.Bytes(b))
-		}
+		at, err := s.Bring(ctx, archive.Object{Kind: kind, Hash: chunker.HashOf(b), Ext: ext, Size: int64(len(b)), SHA256: sha256.Sum256(b)}, bytes.NewReader(b))
 		ts.Check(err)
 		return at
 	}
