@@ -15,7 +15,8 @@ import (
 )
 
 // HTTP is a store behind a plain web server, for reading only: a hub's objects,
-// or an archive that somebody published. It cannot list.
+// or an archive that somebody published. It cannot list. The server says in plain
+// text that an object is not there: a page may be anybody's.
 type HTTP struct {
 	base   string // ends in a slash
 	client *http.Client
@@ -97,6 +98,10 @@ func (h *HTTP) once(ctx context.Context, method, key, rng string) (resp *http.Re
 	if err != nil {
 		return nil, true, err
 	}
+	if err := checkPlain(resp); err != nil {
+		resp.Body.Close()
+		return nil, retryStatus(resp.StatusCode), err
+	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
 		return resp, false, nil
@@ -105,6 +110,23 @@ func (h *HTTP) once(ctx context.Context, method, key, rng string) (resp *http.Re
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
 	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
 	return nil, retryStatus(resp.StatusCode), &statusError{resp.StatusCode, line}
+}
+
+// checkPlain tells whether something else answered than a server of objects: a
+// page is none, and says nothing about any.
+func checkPlain(resp *http.Response) error {
+	e := &answerError{asked: resp.Request.Method, status: resp.StatusCode, media: mediaOf(resp.Header)}
+	to, err := resp.Location()
+	switch {
+	case resp.StatusCode/100 == 3 && err == nil:
+		e.wrong = fmt.Sprintf("it redirects to %s://%s, which was not followed", to.Scheme, to.Host)
+	case isPage(e.media):
+	case resp.StatusCode/100 == 2 && checkEncoding(resp.Header) != nil:
+		e.wrong = checkEncoding(resp.Header).Error()
+	default:
+		return nil
+	}
+	return fmt.Errorf("a proxy or login page answers in the place of the server: check the address and what stands between (%w)", e)
 }
 
 // Get asks for a range, and makes do with the whole.

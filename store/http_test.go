@@ -98,6 +98,24 @@ func TestHTTPAnswers(t *testing.T) {
 			t.Errorf("%d: %v is not %v", code, err, want)
 		}
 	}
+	for _, l := range []aLie{
+		{200, "text/html", page, nil},
+		{200, "text/html", page, likeAFile},
+		{404, "text/html", page, nil},
+		{403, "text/html", page, nil},
+		{302, "", "", http.Header{"Location": {"https://login.example/?secret"}}},
+		{200, "", zipped("body"), http.Header{"Content-Encoding": {"gzip"}}},
+	} {
+		lying := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.send(w, r) }))
+		follow := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		s := store.NewHTTP(lying.URL, &http.Client{CheckRedirect: follow})
+		_, err := s.Stat(t.Context(), "a")
+		wantStrange(t, "Stat", err)
+		_, err = s.Get(t.Context(), "a", 0, -1)
+		wantStrange(t, "Get", err)
+		wantAdvice(t, "Get", err, "login page")
+		lying.Close()
+	}
 	if got := store.Describe(store.NewHTTP("https://user:secret@example.com/x", nil)); strings.Contains(got, "secret") {
 		t.Errorf("Describe gives a password away: %s", got)
 	}

@@ -302,8 +302,12 @@ func attempt[T any](ctx context.Context, c *Client, cl call, body []byte) (*T, e
 	}
 	defer resp.Body.Close()
 	out := new(T)
-	if _, ok := any(out).(*none); ok || cl.method == http.MethodDelete && resp.StatusCode == http.StatusNoContent {
+	_, empty := any(out).(*none)
+	if resp.StatusCode == http.StatusNoContent && (empty || cl.method == http.MethodDelete) {
 		return out, nil
+	}
+	if empty {
+		return nil, c.strange(resp, "it should have nothing to say")
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
@@ -312,8 +316,8 @@ func attempt[T any](ctx context.Context, c *Client, cl call, body []byte) (*T, e
 	case len(b) > maxAnswer:
 		return nil, fmt.Errorf("hub at %s answers with more than %d MiB", c.name, maxAnswer>>20)
 	}
-	if err := json.Unmarshal(b, out); err != nil {
-		return nil, fmt.Errorf("%s does not answer like a pcapsule hub (%w): check --hub or PCAPSULE_HUB", c.Base(), err)
+	if err := decode(b, out); err != nil {
+		return nil, c.strange(resp, err.Error())
 	}
 	return out, nil
 }
@@ -337,17 +341,20 @@ func (c *Client) send(ctx context.Context, cl call, body []byte) (*http.Response
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
 	}
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode/100 == 2 && !isPage(resp) {
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	if isPage(resp) || resp.StatusCode/100 == 3 {
+		return nil, c.strange(resp, "")
+	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	e := &Error{Status: resp.StatusCode}
 	if resp.StatusCode == http.StatusBadRequest && c.base.Scheme == "http" && bytes.Contains(b, []byte("HTTPS server")) {
 		return nil, fmt.Errorf("%s speaks TLS: use an https:// URL", c.Base())
 	}
 	if json.Unmarshal(b, e) != nil || e.Code == "" || e.Message == "" {
-		return nil, fmt.Errorf("%s answers %q, not like a pcapsule hub: check --hub or PCAPSULE_HUB", c.Base(), resp.Status)
+		return nil, c.strange(resp, "")
 	}
 	return nil, e
 }

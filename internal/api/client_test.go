@@ -104,7 +104,7 @@ func TestRetries(t *testing.T) {
 					if resp, err := test.fail(n - 1); resp != nil || err != nil {
 						return resp, err
 					}
-					return answer(200, `{"name":"x"}`), nil
+					return answer(200, `{"id":"1","name":"x"}`), nil
 				})
 				ctx := Patiently(t.Context(), test.patience)
 				var s *Snapshot
@@ -296,7 +296,10 @@ func TestUpload(t *testing.T) {
 	}{
 		{"stored", []int{201}, nil, ""},
 		{"taken", []int{412}, nil, ""},
-		{"race", []int{409, 500, 503, 200}, nil, ""},
+		{"race", []int{409, 500, 503, 201}, nil, ""},
+		{"lie, then truth", []int{200, 204, 201}, nil, ""},
+		{"too large for a proxy", []int{413}, nil, "raise its limit"},
+		{"redirect", []int{302}, nil, "redirects"},
 		{"over", []int{403}, ErrGrantOver, "BadDigest: no"},
 		{"full", []int{507}, store.ErrNoSpace, ""},
 		{"wrong", []int{400}, nil, "BadDigest: no"},
@@ -310,6 +313,9 @@ func TestUpload(t *testing.T) {
 				}
 				status := left[0]
 				left = left[1:]
+				if status == 201 {
+					return answer(status, ""), nil
+				}
 				return answer(status, "<Error><Code>BadDigest</Code><Message>no</Message></Error>"), nil
 			})
 			err := c.Upload(Patiently(t.Context(), time.Minute), &store.Grant{URL: "/grants/chunks/x?sig=1", Header: http.Header{"If-None-Match": {"*"}}}, body, 10)

@@ -129,7 +129,7 @@ func (c *Client) connect(opts []Option) error {
 	if c.elsewhere, err = o.transport(false); err != nil {
 		return err
 	}
-	c.http = &http.Client{Transport: &identified{c, o.token, o.claimed}}
+	c.http = &http.Client{Transport: &identified{c, o.token, o.claimed}, CheckRedirect: followNone}
 	c.private = o.ca != "" || o.caPEM != nil
 	c.name = cmp.Or(o.name, c.Base())
 	return nil
@@ -251,8 +251,8 @@ func (t *renewed) RoundTrip(r *http.Request) (*http.Response, error) { return t.
 // CloseIdleConnections is what http.Client.CloseIdleConnections calls.
 func (t *renewed) CloseIdleConnections() { t.now.Get().CloseIdleConnections() }
 
-// identified is the transport to the hub, which says who asks. Where a redirect
-// leads elsewhere, nobody is told.
+// identified is the transport to the hub, which says who asks. Nobody else is
+// told.
 type identified struct {
 	c       *Client
 	token   TokenSource
@@ -300,10 +300,14 @@ func (c *Client) HTTP() *http.Client { return c.http }
 // and whose owner is none of its business.
 func (c *Client) granted(u *url.URL) *http.Client {
 	if c.isHub(u) {
-		return &http.Client{Transport: c.hub}
+		return &http.Client{Transport: c.hub, CheckRedirect: followNone}
 	}
-	return &http.Client{Transport: c.elsewhere}
+	return &http.Client{Transport: c.elsewhere, CheckRedirect: followNone}
 }
+
+// followNone makes an answer of a redirect. What follows one may turn an upload
+// into a request for a page, and takes what it carries to another host.
+func followNone(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // dialError is a failure of a Dialer.
 type dialError struct{ err error }

@@ -79,7 +79,10 @@ func TestToken(t *testing.T) {
 		seen[who] = append(seen[who], r.Header.Get("Authorization")+r.Header.Get(HeaderClaimedUser))
 	}
 	hubCA, storeCA := authority(t, time.Now()), authority(t, time.Now())
-	s3 := server(t, storeCA, "127.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { see("store", r) }))
+	s3 := server(t, storeCA, "127.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		see("store", r)
+		w.Header().Set("ETag", `"x"`)
+	}))
 	hub := server(t, hubCA, "127.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPut:
@@ -115,7 +118,7 @@ func TestToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	want := map[string][]string{"hub": {"Bearer one(me�)", "Bearer one(me�)"}, "grant": {""}, "store": {"", ""}}
+	want := map[string][]string{"hub": {"Bearer one(me�)", "Bearer one(me�)"}, "grant": {""}, "store": {""}}
 	if d := cmp.Diff(want, seen); d != "" {
 		t.Error(d)
 	}
@@ -262,7 +265,10 @@ func TestNoToken(t *testing.T) {
 // lead.
 func TestConnections(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = w.Write([]byte("{}"))
+		w.Header().Set("ETag", `"x"`)
+		if r.Method == http.MethodGet {
+			_, _ = w.Write([]byte(about))
+		}
 	}))
 	defer server.Close()
 	var dialled []string

@@ -82,12 +82,26 @@ func (c *Client) upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 		defer resp.Body.Close()
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
 		code, says := refusal(resp, b)
+		strange := func(why string) error {
+			return fmt.Errorf("upload: what answers at %s is not the store, but perhaps a proxy or login page in its place (%s): check the way to it", to.Host, why)
+		}
 		switch {
-		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusCreated:
+		case resp.StatusCode == http.StatusCreated && c.isHub(to) && len(b) == 0 && !isPage(resp):
 			return false, nil
-		case resp.StatusCode == http.StatusPreconditionFailed:
+		case (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusCreated) && !c.isHub(to):
+			if err := store.CheckStored(resp.Header, b); err != nil {
+				return true, strange(resp.Status + ": " + err.Error())
+			}
+			return false, nil
+		case resp.StatusCode == http.StatusPreconditionFailed && !isPage(resp) && (code == "PreconditionFailed" || c.isHub(to)):
 			taken = true
 			return false, nil
+		case resp.StatusCode == http.StatusRequestEntityTooLarge:
+			return false, fmt.Errorf("upload: a proxy before the store at %s takes no bodies of this size: raise its limit, as with nginx's client_max_body_size (%s)", to.Host, resp.Status)
+		case resp.StatusCode/100 == 3:
+			return false, strange("it redirects: " + resp.Status + " to " + hostOf(resp))
+		case resp.StatusCode/100 == 2, isPage(resp):
+			return resp.StatusCode/100 == 2 || resp.StatusCode >= 500, strange(says)
 		case resp.StatusCode == http.StatusInsufficientStorage, store.NoSpaceCode(code):
 			return false, fmt.Errorf("upload: %w (%s)", store.ErrNoSpace, says)
 		case resp.StatusCode == http.StatusForbidden:
@@ -152,6 +166,15 @@ func refusal(resp *http.Response, body []byte) (code, says string) {
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
 	return "", fmt.Sprintf("%s: %.200s", resp.Status, strings.ToValidUTF8(line, "?"))
+}
+
+// hostOf is where a redirect leads, without what it carries.
+func hostOf(resp *http.Response) string {
+	to, err := resp.Location()
+	if err != nil {
+		return "nowhere"
+	}
+	return to.Scheme + "://" + to.Host
 }
 
 // withoutQuery keeps the signature of a presigned URL out of errors and logs.

@@ -48,8 +48,12 @@ func TestBring(t *testing.T) {
 					return answer(200, `{"placements":[{"key":"k"}]}`), nil
 				case 410:
 					return answer(410, `{"code":"superseded","message":"gone"}`), nil
+				case 412:
+					return answer(status, "<Error><Code>PreconditionFailed</Code></Error>"), nil
 				default:
-					return answer(status, ""), nil
+					stored := answer(status, "")
+					stored.Header.Set("ETag", `"x"`)
+					return stored, nil
 				}
 			})
 			told := 0
