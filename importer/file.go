@@ -176,6 +176,9 @@ func (f *file) at(t int64) {
 // beside records what a file held that is not in the chunks, and what it says was
 // lost before.
 func (f *file) beside() {
+	for i := range f.capture.Interfaces() {
+		f.origin(i)
+	}
 	for kind, count := range f.capture.Skipped() {
 		f.gap(manifest.GapSkipped, f.name+": "+kind, uint64(count))
 	}

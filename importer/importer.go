@@ -94,6 +94,7 @@ type node struct {
 	shown      map[string]string // names of files, by path
 	cutter     *chunker.Cutter
 	interfaces map[chunker.Interface]uint32
+	origins    map[manifest.Origin]bool
 	spans      []extent
 	gaps       map[gapKey]*manifest.Gap
 	seen       []os.FileInfo // of files that were opened
@@ -109,6 +110,7 @@ func importNode(ctx context.Context, opt Options, dir, name string, files []File
 			Hold:   Hold,
 		}, s),
 		interfaces: map[chunker.Interface]uint32{},
+		origins:    map[manifest.Origin]bool{},
 		gaps:       map[gapKey]*manifest.Gap{},
 	}
 	err := func() error {

@@ -62,6 +62,7 @@ func (n *node) part(ctx context.Context, entries []manifest.Entry) (*manifest.No
 		Versions:   manifest.Versions{Agent: n.opt.Version},
 		Coverage:   coverage(n.spans),
 		Interfaces: slices.SortedFunc(maps.Keys(n.interfaces), manifest.CompareInterfaces),
+		Origins:    slices.SortedFunc(maps.Keys(n.origins), manifest.CompareOrigins),
 		Streams:    []manifest.Stream{},
 	}
 	entries = n.distinct(entries)

@@ -101,7 +101,8 @@ type Node struct {
 	Coverage   []Interval          `json:"coverage"` // within the window, when its packets were recorded
 	Gaps       []Gap               `json:"gaps,omitempty"`
 	Capture    []Capture           `json:"capture,omitempty"`
-	Interfaces []chunker.Interface `json:"interfaces"` // that its chunks describe, sorted by name
+	Interfaces []chunker.Interface `json:"interfaces"`        // that its chunks describe, sorted by name
+	Origins    []Origin            `json:"origins,omitempty"` // of imported ones: what captures say; sorted
 	Versions   Versions            `json:"versions"`
 	Streams    []Stream            `json:"streams"`
 }

@@ -139,6 +139,9 @@ func (n *Node) Validate() error {
 	if err := validateInterfaces(n.Interfaces); err != nil {
 		return err
 	}
+	if err := validateOrigins(n.Origins); err != nil {
+		return err
+	}
 	v := n.Versions
 	if err := checkTexts("version", []string{v.Agent, v.Kernel, v.OS, v.Arch}); err != nil {
 		return err

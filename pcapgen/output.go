@@ -87,7 +87,9 @@ func (o *output) begin(f Format, m *manifest.Manifest, p *plan, names []pcapng.N
 	if f == Pcap {
 		return o.write(appendPcapHeader(nil, p))
 	}
-	b := pcapng.AppendSectionHeader(nil, pcapng.SectionHeader{Application: "pcapsule", Comment: comment(m, p)})
+	h := pcapng.SectionHeader{Application: "pcapsule", Comment: comment(m, p)}
+	h.Hardware, h.OS = p.captured()
+	b := pcapng.AppendSectionHeader(nil, h)
 	for _, i := range p.interfaces {
 		b = pcapng.AppendInterface(b, i.describe(len(p.nodes)))
 	}
@@ -123,6 +125,12 @@ func comment(m *manifest.Manifest, p *plan) string {
 			fmt.Fprintf(&b, ": %s", strings.Join(m.Reasons, "; "))
 		}
 	}
+	if by := distinct(p.origins(), func(o *manifest.Origin) string { return o.Application }); len(by) > 0 {
+		fmt.Fprintf(&b, "; captured by %s", enumerate(by, 5))
+	}
+	if said := distinct(p.origins(), func(o *manifest.Origin) string { return o.CaptureComment }); len(said) > 0 {
+		fmt.Fprintf(&b, "; with the comment %s", enumerate(said, 5))
+	}
 	if len(p.only) > 0 {
 		fmt.Fprintf(&b, "; only %s", enumerate(p.only, 20))
 	}
@@ -139,11 +147,13 @@ func (i *outInterface) describe(nodes int) pcapng.Interface {
 	if i.Description != "" {
 		description += ", " + i.Description
 	}
-	return pcapng.Interface{
+	d := pcapng.Interface{
 		LinkType: i.LinkType, SnapLen: chunker.SnapLen, TSResol: pcapng.Nanoseconds,
 		Name: name, Description: description,
 		OS: strings.TrimSpace(i.node.Versions.OS + " " + i.node.Versions.Kernel),
 	}
+	i.originate(&d)
+	return d
 }
 
 // appendPcapHeader appends the file header of a classic pcap. One without any

@@ -218,6 +218,9 @@ func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot, pac
 	if err := writeTable(w, rows...); err != nil {
 		return err
 	}
+	if err := writeOrigins(w, m); err != nil {
+		return err
+	}
 	if err := writeCluster(w, m); err != nil {
 		return err
 	}
@@ -235,6 +238,40 @@ func writeManifest(c *cli.Context, m *manifest.Manifest, shown api.Snapshot, pac
 	}
 	fmt.Fprintln(w)
 	return writeTable(w, rows...)
+}
+
+// writeOrigins shows what imported captures said of themselves and of their
+// interfaces, if anything.
+func writeOrigins(w io.Writer, m *manifest.Manifest) error {
+	rows := [][]string{{"CAPTURED ON", "INTERFACE", "AS THE CAPTURE SAYS"}}
+	for _, n := range m.Nodes {
+		for _, o := range n.Origins {
+			says := originSays(o)
+			if says == "" && !slices.Contains(n.Interfaces, o.Interface) {
+				says = "no packets"
+			}
+			rows = append(rows, []string{n.Name, o.Name, says})
+		}
+	}
+	if len(rows) == 1 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	return writeTable(w, rows...)
+}
+
+func originSays(o manifest.Origin) string {
+	var says []string
+	for _, p := range []struct{ what, text string }{
+		{"filter", o.Filter}, {"application", o.Application}, {"os", o.CaptureOS}, {"machine", o.CaptureHardware}, {"comment", o.CaptureComment},
+		{"interface's os", o.OS}, {"hardware", o.Hardware}, {"mac", o.MAC}, {"addresses", o.Addresses}, {"bits/s", o.Speed},
+		{"interface's comment", o.Comment}, {"ticks of s", o.Resolution},
+	} {
+		if p.text != "" {
+			says = append(says, p.what+": "+p.text)
+		}
+	}
+	return strings.Join(says, ", ")
 }
 
 // writeCluster shows the streams of the cluster, if there are any.

@@ -3,7 +3,6 @@ package capfile
 import (
 	"math"
 	"slices"
-	"strings"
 
 	"pcapsule/internal/pcapng"
 )
@@ -104,6 +103,7 @@ func (f *Reader) endSection() {
 	s := &f.pcapng
 	s.earlier = append(s.earlier, s.sectionLosses()...)
 	s.first, s.clocks, s.losses, s.own = len(f.interfaces), s.clocks[:0], s.losses[:0], false
+	s.capture = Capture{}
 }
 
 func (s *pcapngState) sectionLosses() (list []Loss) {
@@ -142,19 +142,3 @@ func (f *Reader) addDrops(sum, n uint64) uint64 {
 
 // sumDrops stops at the largest sum instead of wrapping.
 func sumDrops(a, b uint64) uint64 { return min(a+b, most) }
-
-// sectionOptions takes in what a section header says beside its version. What is
-// wrong there does not matter to packets.
-func (f *Reader) sectionOptions(b []byte) {
-	const fixed = 12 // version and section length
-	if !eachOption(f.pcapng.order, b[fixed:], func(code uint16, v []byte) {
-		switch code {
-		case pcapng.OptComment:
-			f.skipped["comment on the capture"]++
-		case pcapng.OptApplication:
-			f.pcapng.own = strings.HasPrefix(string(v), "pcapsule")
-		}
-	}) {
-		f.skipped["options of a section that make no sense"]++
-	}
-}

@@ -88,7 +88,7 @@ func TestOtherSection(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("packets (-want +got):\n%s", d)
 	}
-	interfaces := []Interface{{Name: "little", LinkType: 1, SnapLen: 96}, {Name: "gr?n", LinkType: 276}}
+	interfaces := []Interface{{Name: "little", LinkType: 1, SnapLen: 96}, {Name: "gr?n", LinkType: 276, Says: Says{Resolution: "10^-3"}}}
 	if d := cmp.Diff(interfaces, []Interface{r.Interface(0), r.Interface(1)}); d != "" {
 		t.Errorf("interfaces (-want +got):\n%s", d)
 	}
@@ -132,7 +132,7 @@ func TestBeside(t *testing.T) {
 		t.Fatal(err)
 	}
 	skipped := map[string]int{
-		"comment on the capture": 2, "systemd journal": 2, "decryption secrets": 2, "block of a type that is not known": 4,
+		"systemd journal": 2, "decryption secrets": 2, "block of a type that is not known": 4,
 		"counts of lost packets that are not known": 2,
 	}
 	if d := cmp.Diff(skipped, r.Skipped()); d != "" {
@@ -223,5 +223,64 @@ func TestReadFails(t *testing.T) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrFormat) || errors.Is(err, ErrTruncated) {
 			t.Errorf("%s: error %v, want that of the disk", name, err)
 		}
+	}
+}
+
+// TestSays: what a section and its interfaces say is kept, of either byte order;
+// what makes no sense is counted.
+func TestSays(t *testing.T) {
+	ipv6 := make([]byte, 16, 17)
+	copy(ipv6, []byte{0xfe, 0x80})
+	var section, iface []byte
+	for _, o := range [][]byte{
+		option(pcapng.OptHardware, 2, 'H', 'W'), option(pcapng.OptOS, 2, 'O', 'S'), option(pcapng.OptApplication, 3, 'A', 'p', 'p'),
+		option(pcapng.OptComment, 1, 'a'), option(pcapng.OptComment, 1, 'b'), option(99, 1, 1),
+	} {
+		section = append(section, o...)
+	}
+	for _, o := range [][]byte{
+		option(pcapng.OptIfName, 4, []byte("eth0")...), option(pcapng.OptIfFilter, 12, []byte("\x00tcp port 80")...),
+		option(pcapng.OptIfOS, 5, []byte("Linux")...), option(pcapng.OptIfHardware, 3, []byte("NIC")...),
+		option(pcapng.OptIfSpeed, 8, 0, 0, 0, 0, 0x3b, 0x9a, 0xca, 0), option(pcapng.OptIfMAC, 6, 2, 0, 0, 0, 0, 1),
+		option(pcapng.OptIfIPv4, 8, 10, 0, 0, 1, 255, 255, 255, 0), option(pcapng.OptIfIPv6, 17, append(ipv6, 64)...),
+		option(pcapng.OptComment, 3, []byte("why")...), option(pcapng.OptIfTSResol, 1, 0x80|20),
+		option(pcapng.OptIfIPv4, 8, 10, 0, 0, 1, 0, 255, 0, 255), option(pcapng.OptIfMAC, 5, 2, 0, 0, 0, 0), option(99, 1, 1),
+	} {
+		iface = append(iface, o...)
+	}
+	b := bigEndian(nil).block(pcapng.BlockSHB, append([]byte{0x1a, 0x2b, 0x3c, 0x4d, 0, 1, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255}, section...)...)
+	b = b.block(pcapng.BlockIDB, append([]byte{0, 1, 0, 0, 0, 0, 0, 96}, iface...)...)
+	b = b.block(pcapng.BlockIDB, append([]byte{0, 1, 0, 0, 0, 0, 0, 96}, option(pcapng.OptIfFilter, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0)...)...)
+	b = b.section() // and another, which says nothing
+	b = b.block(pcapng.BlockIDB, 0, 1, 0, 0, 0, 0, 0, 96)
+	r, err := NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	capture := Capture{Comment: "a; b", Hardware: "HW", OS: "OS", Application: "App"}
+	want := []Interface{
+		{Name: "eth0", LinkType: 1, SnapLen: 96, Capture: capture, Says: Says{
+			Comment: "why", Filter: "tcp port 80", OS: "Linux", Hardware: "NIC", MAC: "02:00:00:00:00:01",
+			Addresses: "10.0.0.1/24 fe80::/64", Speed: "1000000000", Resolution: "2^-20",
+		}},
+		{LinkType: 1, SnapLen: 96, Capture: capture, Says: Says{Resolution: "10^-6"}},
+		{LinkType: 1, SnapLen: 96, Says: Says{Resolution: "10^-6"}},
+	}
+	var got []Interface
+	for i := range r.Interfaces() {
+		got = append(got, r.Interface(i))
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("interfaces (-want +got):\n%s", d)
+	}
+	skipped := map[string]int{
+		"option of a section that is not known": 1, "option of an interface that is not known": 1,
+		"address of an interface that makes no sense": 2, "capture filter that is not text": 1,
+	}
+	if d := cmp.Diff(skipped, r.Skipped()); d != "" {
+		t.Errorf("skipped (-want +got):\n%s", d)
 	}
 }

@@ -1,8 +1,11 @@
 package capfile
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
+
+	"pcapsule/internal/pcapng"
 )
 
 // clock is what the packet times of an interface mean.
@@ -15,6 +18,17 @@ type clock struct {
 // latest is the last time that pcapsule keeps: intervals end after their last
 // nanosecond, and that has to be a time, too.
 const latest uint64 = math.MaxInt64 - 1
+
+// String is how long a tick is, in seconds; empty for the nanoseconds of chunks.
+func (c clock) String() string {
+	switch {
+	case c.resolution == pcapng.Nanoseconds:
+		return ""
+	case c.resolution&0x80 != 0:
+		return fmt.Sprintf("2^-%d", c.resolution&0x7f)
+	}
+	return fmt.Sprintf("10^-%d", c.resolution)
+}
 
 // nanoseconds is the time of ticks, since the Unix epoch, and whether it is one
 // that pcapsule can keep: from 1970 to 2262.

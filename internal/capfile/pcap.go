@@ -63,6 +63,9 @@ func (f *Reader) openPcap() error {
 		return fmt.Errorf("%w: link type %d is none: those of pcap end at %d", ErrFormat, link&^fcsBits, math.MaxUint16)
 	}
 	f.interfaces = []Interface{{LinkType: uint16(link), SnapLen: order.Uint32(h[16:])}}
+	if s.scale != 1 {
+		f.interfaces[0].Says.Resolution = clock{resolution: 6}.String()
+	}
 	if link&fcsBits != 0 {
 		f.skipped["length of frame check sequences"]++
 	}

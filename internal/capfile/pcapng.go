@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"strings"
-	"unicode"
 
 	"pcapsule/internal/pcapng"
 )
@@ -17,6 +15,7 @@ type pcapngState struct {
 	losses  []losses         // of this section's interfaces
 	earlier []Loss           // of the sections before
 	own     bool             // the section was written by pcapsule
+	capture Capture          // what the section says of itself
 	last    int64            // time of the packet before, for packets without one
 	options []byte           // of the packet, kept
 }
@@ -111,7 +110,7 @@ func (f *Reader) interfaceBlock(b []byte) {
 		f.skipped[fmt.Sprintf("interfaces beyond %d", maxInterfaces)]++
 		return
 	}
-	i, c := Interface{}, clock{resolution: 6}
+	i, c := Interface{Capture: s.capture}, clock{resolution: 6}
 	if len(b) < 8 {
 		f.skipped["interface without a link type"]++
 		c.unknown = true
@@ -120,6 +119,7 @@ func (f *Reader) interfaceBlock(b []byte) {
 		if !eachOption(s.order, b[8:], func(code uint16, v []byte) { f.interfaceOption(&i, &c, code, v) }) {
 			f.skipped["options of an interface that make no sense"]++
 		}
+		i.Says.Resolution = c.String()
 		if c.finer() {
 			f.skipped["parts of a nanosecond in the times of an interface"]++
 		}
@@ -141,14 +141,10 @@ func (f *Reader) interfaceOption(i *Interface, c *clock, code uint16, v []byte) 
 		c.offset = int64(f.pcapng.order.Uint64(v))
 	case code == pcapng.OptIfTSResol, code == pcapng.OptIfTSOffset:
 		f.skipped["resolution or offset of an interface's times, which makes no sense"]++
-	case code == pcapng.OptComment:
-		f.skipped["comment on an interface"]++
-	case code == optIfFCSLen:
-		f.skipped["length of frame check sequences"]++
+	default:
+		f.says(&i.Says, code, v)
 	}
 }
-
-const optIfFCSLen = 13 // if_fcslen
 
 // Reasons why a packet is lost.
 const (
@@ -280,17 +276,4 @@ func eachOption(order binary.ByteOrder, b []byte, f func(code uint16, value []by
 		b = b[(n+3)&^3:]
 	}
 	return true
-}
-
-// text is an interface's name or description, fit for a terminal and for a
-// manifest.
-func text(v []byte) string {
-	s := strings.ToValidUTF8(strings.TrimRight(string(v), "\x00"), "?")
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-	return strings.TrimSpace(strings.ToValidUTF8(s[:min(len(s), 256)], ""))
 }

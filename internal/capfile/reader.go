@@ -43,6 +43,8 @@ type Interface struct {
 	Description string
 	LinkType    uint16
 	SnapLen     uint32 // 0: no limit
+	Says        Says
+	Capture     Capture // of which it is an interface
 }
 
 // A Packet is valid until the next call of Next.
@@ -173,6 +175,9 @@ func (f *Reader) Next() (*Packet, error) {
 	f.packets++
 	return &f.packet, nil
 }
+
+// Interfaces is how many interfaces were described so far.
+func (f *Reader) Interfaces() int { return len(f.interfaces) }
 
 // Interface describes interface i of a Packet.
 func (f *Reader) Interface(i int) Interface { return f.interfaces[i] }

@@ -16,9 +16,15 @@ const (
 
 	OptIfName        = 2  // if_name
 	OptIfDescription = 3  // if_description
+	OptIfIPv4        = 4  // if_IPv4addr: address and mask
+	OptIfIPv6        = 5  // if_IPv6addr: address and length of its prefix
+	OptIfMAC         = 6  // if_MACaddr
+	OptIfEUI         = 7  // if_EUIaddr
+	OptIfSpeed       = 8  // if_speed, bits a second
 	OptIfTSResol     = 9  // if_tsresol
 	OptIfFilter      = 11 // if_filter
 	OptIfOS          = 12 // if_os
+	OptIfFCSLen      = 13 // if_fcslen
 	OptIfTSOffset    = 14 // if_tsoffset
 	OptIfHardware    = 15 // if_hardware
 

@@ -66,10 +66,12 @@ type Interface struct {
 	Hardware    string
 	TSResol     uint8 // if_tsresol: 10^-n seconds a tick, or 2^-n with the high bit set
 	TSOffset    int64 // seconds to add to every time
+
+	Options []byte // further options, each padded to four bytes, to be written; ParseInterface leaves them out
 }
 
-// filterText is the kind of an if_filter that holds tcpdump's language.
-const filterText = 0
+// FilterText is the kind of an if_filter that holds tcpdump's language.
+const FilterText = 0
 
 // AppendInterface appends an IDB. if_tsresol is always written, if_tsoffset when
 // it is not 0.
@@ -85,7 +87,7 @@ func AppendInterface(dst []byte, i Interface) []byte {
 	dst = AppendOption(dst, OptIfTSResol, []byte{i.TSResol})
 	if i.Filter != "" {
 		f := cut(i.Filter, maxOption-1)
-		dst = append(appendOptionHeader(dst, OptIfFilter, 1+len(f)), filterText)
+		dst = append(appendOptionHeader(dst, OptIfFilter, 1+len(f)), FilterText)
 		dst = appendPadding(append(dst, f...), 1+len(f))
 	}
 	dst = appendString(dst, OptIfOS, i.OS)
@@ -94,6 +96,7 @@ func AppendInterface(dst []byte, i Interface) []byte {
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(i.TSOffset))
 	}
 	dst = appendString(dst, OptIfHardware, i.Hardware)
+	dst = append(dst, i.Options...)
 	return finish(endOptions(dst, opts), start)
 }
 
@@ -122,7 +125,7 @@ func ParseInterface(block []byte) (Interface, error) {
 			if len(value) == 0 {
 				return malformed("if_filter has no kind")
 			}
-			if value[0] == filterText {
+			if value[0] == FilterText {
 				keepFirst(&i.Filter, value[1:])
 			}
 		case OptIfOS:
