@@ -160,6 +160,7 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	rec := newRecorder(r, cfg, chunker.Header{Node: cfg.Node, OS: versions.OS, Application: "pcapsule " + cfg.Version}, now)
 	a := &agent{cfg: cfg, log: cfg.Logger, now: now, ring: r, rec: rec, client: client, versions: versions, warn: newWarnings()}
 	a.named = newInterfaces(r, cfg.Logger, a.warn, now)
+	rec.flushes = a.named.noteAll
 	captured := packets.Config{
 		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, RingSize: cfg.CaptureBuffer,
 		Own:         cfg.Own,

@@ -26,8 +26,9 @@ type interfaces struct {
 
 	mu   sync.Mutex
 	list []packets.Named
-	dark map[string]*dark // by name: those that cannot be recorded now
-	said map[string][]time.Time
+	dark map[string]*dark       // by name: those that cannot be recorded now
+	said map[string][]time.Time // when there was something in the log about an interface
+	left map[string]string      // by name: the last line that was not logged, as there were too many
 }
 
 // dark is a time in which an interface cannot be recorded, so far.
@@ -39,9 +40,6 @@ type dark struct {
 }
 
 const (
-	// noteEvery is how much of a gap a process that dies may leave untold.
-	noteEvery = time.Second
-
 	// brief is how long an interface may be down before it is gone, to count as
 	// gone all the time: whatever is removed is set down first.
 	brief = int64(time.Second)
@@ -57,7 +55,7 @@ const (
 )
 
 func newInterfaces(r *ring.Ring, log *slog.Logger, warn *warnings, now func() time.Time) *interfaces {
-	return &interfaces{ring: r, log: log, warn: warn, now: now, dark: map[string]*dark{}, said: map[string][]time.Time{}}
+	return &interfaces{ring: r, log: log, warn: warn, now: now, dark: map[string]*dark{}, said: map[string][]time.Time{}, left: map[string]string{}}
 }
 
 // changed hears what became of the interfaces; see packets.Config.
@@ -159,14 +157,24 @@ func (s *interfaces) say(name, line string) {
 	now := s.now()
 	said := slices.DeleteFunc(s.said[name], func(t time.Time) bool { return now.Sub(t) > saidIn })
 	if len(said) > maxSaid {
-		s.said[name] = said
+		s.said[name], s.left[name] = said, line
 		return
 	}
+	delete(s.left, name)
 	s.said[name] = append(said, now)
 	if len(said) == maxSaid {
-		line += "; it changes all the time, and more is not logged for a while"
+		line += "; it changes all the time, and only how that ends is logged for the next " + saidIn.String()
 	}
 	s.log.Warn(manifest.Clean(line), "interface", manifest.Clean(name))
+}
+
+// sayLeft logs how what was too much to log ended.
+func (s *interfaces) sayLeft() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, line := range s.left {
+		s.say(name, line)
+	}
 }
 
 // note tells the ledger of a gap until at.
@@ -196,16 +204,15 @@ func (s *interfaces) stepped(at, delta int64) {
 	}
 }
 
-// run keeps the ledger told, until the context ends.
+// run logs what is left to say, until the context ends.
 func (s *interfaces) run(ctx context.Context) {
-	t := time.NewTicker(noteEvery)
+	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			s.noteAll(s.now().UnixNano())
+			s.sayLeft()
 		case <-ctx.Done():
-			s.noteAll(s.now().UnixNano())
 			return
 		}
 	}

@@ -202,3 +202,50 @@ func TestInterfaceGone(t *testing.T) {
 		t.Errorf("after a start with other flags: %+v", n.Capture)
 	}
 }
+
+// TestInterfaceGoneAtDeath leaves no time that looks recorded, whenever the agent
+// dies: the ledger knows of a gap before it knows of the time after.
+func TestInterfaceGoneAtDeath(t *testing.T) {
+	s, r, _ := watched(t, "a")
+	now := time.Unix(1100, 0)
+	rec := newRecorder(r, Config{}, chunker.Header{}, func() time.Time { return now })
+	rec.flushes = s.noteAll
+	c := rec.consumer(0)
+	s.changed(1000*second, []packets.Named{named("a", packets.NamedUp, 1)})
+	for at := int64(1001); at < 1100; at++ {
+		if at == 1010 {
+			s.changed(at*second, []packets.Named{named("a", packets.NamedGone)})
+		}
+		if err := c.Tick(at * second); err != nil {
+			t.Fatal(err)
+		}
+		l := r.Ledger(chunker.Packets, 1000*second, 1100*second)
+		for _, i := range l.Coverage {
+			if i.To > manifest.Nanos(1010*second) {
+				t.Fatalf("at %d it covers %d to %d, and the interface went at 1010", at, i.From/1e9, i.To/1e9)
+			}
+		}
+	}
+}
+
+// TestSayLeft logs how an interface ends that changes all the time.
+func TestSayLeft(t *testing.T) {
+	s, _, log := watched(t, "a")
+	clock := time.Unix(1000, 0)
+	s.now = func() time.Time { return clock }
+	for i := range int64(50) {
+		s.changed((1000+i)*second, []packets.Named{named("a", packets.NamedUp, 1)})
+		s.changed((1000+i)*second+second/2, []packets.Named{named("a", packets.NamedDown, 1)})
+	}
+	s.changed(1060*second, []packets.Named{named("a", packets.NamedGone)})
+	s.sayLeft()
+	if strings.Contains(log.String(), "gone") {
+		t.Errorf("it is logged without end:\n%s", log)
+	}
+	clock = clock.Add(saidIn + time.Second)
+	s.sayLeft()
+	s.sayLeft()
+	if n := strings.Count(log.String(), "interface a is gone"); n != 1 {
+		t.Errorf("that it is gone is logged %d times:\n%s", n, log)
+	}
+}

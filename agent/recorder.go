@@ -19,6 +19,10 @@ type recorder struct {
 	cfg  chunker.CutterConfig
 	now  func() time.Time
 
+	// flushes, when set, is told what is about to count as recorded, so that the
+	// ledger knows of the gaps until then: a process may die at any moment.
+	flushes func(through int64)
+
 	mu      sync.Mutex
 	flushed []int64 // by worker: everything before is in the ring
 	sealed  int64   // everything before is in sealed chunks
@@ -111,6 +115,9 @@ func (r *recorder) flush(worker int, through int64) {
 		all = min(all, t)
 	}
 	if all > math.MinInt64 {
+		if r.flushes != nil {
+			r.flushes(all)
+		}
 		r.ring.Flushed(chunker.Packets, all)
 	}
 }

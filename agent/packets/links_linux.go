@@ -167,8 +167,10 @@ func (l *links) follow(ctx context.Context) {
 			}
 			l.update(got.came, got.gone)
 		} else {
-			// News were lost; find out what they were.
+			// News were lost; find out what they were. Those that wait are older,
+			// and what took them back may be among the lost.
 			l.log.Debug("listing all network interfaces anew", "error", err)
+			l.discard(buf)
 			if err := l.reload(); err != nil {
 				l.log.Warn("cannot list network interfaces", "error", err)
 			}
@@ -179,6 +181,18 @@ func (l *links) follow(ctx context.Context) {
 		l.mu.Unlock()
 	}
 }
+
+// discard reads the news that wait, and forgets them.
+func (l *links) discard(buf []byte) {
+	for range maxDiscard {
+		if _, err := readNews(l.news.fd, buf); errors.Is(err, unix.EAGAIN) {
+			return
+		}
+	}
+}
+
+// maxDiscard is more news than the socket's buffer can hold.
+const maxDiscard = 1 << 16
 
 // reload asks for all links and takes those that are not among them for gone.
 // The caller holds mu.

@@ -4,7 +4,9 @@ package packets
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -129,4 +131,46 @@ func TestMovedAway(t *testing.T) {
 	if n := len(data(s.cut(), "b")); n != 1 {
 		t.Errorf("%d packets on the interface that came back, want 1", n)
 	}
+}
+
+// TestNewsLost finds out what became of interfaces when there was more news than
+// the kernel keeps, and is not misled by what it had kept.
+func TestNewsLost(t *testing.T) {
+	namespace(t)
+	veth(t, "a", "b")
+	l, err := openLinks(slog.New(slog.DiscardHandler), func() int64 { wall, _, _ := systemClock(); return wall }, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	if err := unix.SetsockoptInt(l.news.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil { // as little as there can be
+		t.Fatal(err)
+	}
+	n := newNamed([]string{"b"})
+	n.update(l.table().present())
+	ip(t, "link", "set", "dev", "b", "alias", "kept") // this news fits
+	for i := range 20 {
+		ip(t, "link", "set", "dev", "b", "alias", fmt.Sprint("lost ", i))
+	}
+	ip(t, "link", "del", "dev", "b")
+	l.mu.Lock()
+	l.changed = func(t *table) { n.update(t.present()) }
+	l.mu.Unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() { l.follow(ctx) })
+	eventually(t, "an interface that is gone is still there", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return n.list[0].State == NamedGone
+	})
+	veth(t, "a", "b")
+	eventually(t, "an interface that came later is not there", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return n.list[0].State == NamedUp
+	})
+	cancel()
+	l.stop()
+	done.Wait()
 }

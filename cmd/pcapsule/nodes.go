@@ -74,7 +74,11 @@ func writeNodes(w io.Writer, list []api.Node, now time.Time) error {
 			humanize.Comma(int64(n.Ring.Drops)), warned, interfaceStates(n.Interfaces),
 		})
 		for _, text := range n.Warnings {
-			warnings = append(warnings, "node "+n.Name+": "+text)
+			when := ""
+			if !n.Live {
+				when = " when it was last heard of"
+			}
+			warnings = append(warnings, "node "+n.Name+when+": "+text)
 		}
 	}
 	if err := writeTable(w, rows...); err != nil {
