@@ -63,7 +63,7 @@ func (h *Hub) lost(t *target) {
 func (h *Hub) forward(ctx context.Context, to *target) (net.Conn, error) {
 	d, err := dialer(h.cluster.Config, h.Namespace, to.pod)
 	if err != nil {
-		return nil, fmt.Errorf("forward a port to the hub's pod: %w", err)
+		return nil, h.problem("forward a port to the hub's pod", err)
 	}
 	type dialled struct {
 		conn *conn

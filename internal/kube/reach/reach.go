@@ -180,9 +180,12 @@ func (h *Hub) Whoami(ctx context.Context) string {
 
 // problem says for people why the API server does not do what a person wants.
 func (h *Hub) problem(what string, err error) error {
+	plugin := kube.PluginFailure(h.cluster, err)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
+	case plugin != nil: // the cluster was not even asked
+		return fmt.Errorf("%w (to %s)", plugin, what)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s: %s does not know you: log in again as you do for kubectl (%w)", what, h.cluster, err)
 	case apierrors.IsForbidden(err):
