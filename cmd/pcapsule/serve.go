@@ -73,6 +73,11 @@ func forFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "for", Usage: "let `USER` of this machine use the hub too, but not record for it; may be repeated (sudo's caller may anyway)"}
 }
 
+// tokenFlag is of hubs without a cluster that others than this machine's users use.
+func tokenFlag() cli.Flag {
+	return &cli.StringFlag{Name: "token-file", EnvVars: []string{"PCAPSULE_TOKEN_FILE"}, Usage: "let in, too, whoever comes with the token in `FILE`: agents and people on other machines (their --hub-token-file)"}
+}
+
 // A served hub listens.
 type served struct {
 	hub      *hub.Hub
@@ -157,13 +162,16 @@ func (s *served) openLocally(c *cli.Context, dataDir string, cfg *hub.Config) er
 		if len(c.StringSlice("for")) > 0 {
 			return usagef("--for is of users of this machine, and --auth %s asks a cluster", authKubernetes)
 		}
+		if c.String("token-file") != "" {
+			return usagef("--token-file is for --auth %s", authLocal)
+		}
 		return nil
 	}
 	auth, err := newLocalAuth(c)
 	if err != nil {
 		return err
 	}
-	asks := how == authLocal || how == "" && s.addr().Addr().IsLoopback()
+	asks := how == authLocal || how == "" && (s.addr().Addr().IsLoopback() || c.String("token-file") != "")
 	if asks {
 		cfg.Authorise = auth.authorise
 	}
@@ -179,6 +187,9 @@ func (s *served) openLocally(c *cli.Context, dataDir string, cfg *hub.Config) er
 		return err
 	}
 	for _, u := range auth.users {
+		if u.remote {
+			continue
+		}
 		l := localHub{URL: s.url(), Certificate: string(certificate), PublicKey: s.key.Public().SignersLine(), DataDir: dataDir, PID: os.Getpid()}
 		if asks {
 			l.Token = u.token
@@ -337,7 +348,7 @@ and programs, get 401 on every route but /healthz and /readyz.
 
 In a Kubernetes cluster (the Helm chart does this), it serves TLS, and asks the
 API server whose tokens its clients come with; who did what is logged as JSON.`,
-		Flags: flags(hubFlags(), []cli.Flag{forFlag()}, secureFlags(), daemonFlags()),
+		Flags: flags(hubFlags(), []cli.Flag{forFlag(), tokenFlag()}, secureFlags(), daemonFlags()),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("hub takes no argument, not %q", c.Args().First())

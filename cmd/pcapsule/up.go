@@ -83,7 +83,7 @@ Ctrl-C ends it; the ring stays, and the next start goes on with it.
 
 What it records is for root, for who started it (also through sudo), and for each
 --for USER: their commands find the hub by a file that nobody else can read.`,
-		Flags:  flags(agentFlags(), hubFlags(), []cli.Flag{forFlag()}, daemonFlags()),
+		Flags:  flags(agentFlags(), hubFlags(), []cli.Flag{forFlag(), tokenFlag()}, daemonFlags()),
 		Action: up,
 	}
 }
