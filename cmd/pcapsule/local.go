@@ -149,8 +149,8 @@ func localHubAt(base string) *localHub {
 	hubs := localHubs()
 	if os.Geteuid() == 0 && os.Getenv(runtimeEnv) == "" {
 		dirs, _ := filepath.Glob("/run/user/*/pcapsule")
-		for _, dir := range dirs {
-			if uid, err := strconv.Atoi(filepath.Base(filepath.Dir(dir))); err == nil {
+		for _, dir := range append(dirs, rootRuntimeDir(), filepath.Join(defaultDataDir(), "run")) {
+			if uid, ok := ownerOf(dir); ok && uid != 0 {
 				hubs = append(hubs, hubsIn(dir, uid)...)
 			}
 		}
@@ -223,9 +223,17 @@ func (file *localFile) close() {
 }
 
 // makeRuntimeDir makes the folder for the files of the user's hubs, and removes
-// from it what hubs left that were killed.
-func makeRuntimeDir() (dir string, err error) {
-	for _, dir = range runtimeDirs() {
+// from it what hubs left that were killed. A service without a home has it where
+// systemd says, or with its data.
+func makeRuntimeDir(dataDir string) (dir string, err error) {
+	dirs := runtimeDirs()
+	if os.Getenv(runtimeEnv) == "" {
+		if dir := os.Getenv("RUNTIME_DIRECTORY"); filepath.IsAbs(dir) && os.Geteuid() != 0 {
+			dirs = append([]string{dir}, dirs...)
+		}
+		dirs = append(dirs, filepath.Join(dataDir, "run"))
+	}
+	for _, dir = range dirs {
 		mode := fs.FileMode(0o700)
 		if os.Geteuid() == 0 {
 			mode = 0o755 // those it is for read their own file there

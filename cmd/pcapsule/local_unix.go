@@ -32,6 +32,19 @@ func checkFolder(dir string, uid int) error {
 	return nil
 }
 
+// ownerOf is the user whom a folder belongs to.
+func ownerOf(dir string) (uid int, ok bool) {
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return 0, false
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(sys.Uid), true
+}
+
 // checkOwner refuses a file that others than root and uid could have written.
 func checkOwner(st fs.FileInfo, uid int) error {
 	if !st.Mode().IsRegular() {

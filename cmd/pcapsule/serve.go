@@ -179,7 +179,7 @@ func (s *served) openLocally(c *cli.Context, dataDir string, cfg *hub.Config) er
 	if cfg.Local, certificate, err = localCertificate(); err != nil {
 		return err
 	}
-	dir, err := makeRuntimeDir()
+	dir, err := makeRuntimeDir(dataDir)
 	if err != nil {
 		return err
 	}
