@@ -7,18 +7,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
-	"gopkg.in/ini.v1"
 )
 
 // S3Options says where a bucket is and how to reach it. Only Bucket is needed.
@@ -106,52 +103,24 @@ type s3Profile struct {
 
 // loadProfile reads a profile; that none is named and there is no file is fine.
 func loadProfile(name string) (s3Profile, error) {
-	path := os.Getenv("AWS_CONFIG_FILE")
-	if path == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return s3Profile{}, nil // a machine's account without a home has no profiles
-		}
-		path = filepath.Join(home, ".aws", "config")
-	}
-	file, err := ini.LoadSources(ini.LoadOptions{AllowNestedValues: true}, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s3Profile{}, nil
-	}
+	file, err := readAWSFile("AWS_CONFIG_FILE", "config")
 	if err != nil {
-		return s3Profile{}, fmt.Errorf("read the AWS config file %s: %w", path, oneLine{err})
+		return s3Profile{}, err
 	}
-	section, err := file.GetSection("profile " + name)
-	if name == "" || name == "default" || err != nil {
-		if section, err = file.GetSection(cmp.Or(name, "default")); err != nil {
-			return s3Profile{}, nil // the credentials file may have it
-		}
-	}
+	section := file.profile(name) // when it has none, the credentials file may
 	p := s3Profile{
-		endpoint: section.Key("endpoint_url").String(),
-		region:   section.Key("region").String(),
-		caBundle: section.Key("ca_bundle").String(),
-		style:    nested(section, "s3", "addressing_style"),
+		endpoint: section["endpoint_url"].value,
+		region:   section["region"].value,
+		caBundle: section["ca_bundle"].value,
+		style:    section["s3"].nested["addressing_style"],
 	}
-	if services := section.Key("services").String(); services != "" {
-		if s, err := file.GetSection("services " + services); err == nil {
-			p.endpoint = cmp.Or(nested(s, "s3", "endpoint_url"), p.endpoint)
-		}
+	if services := section["services"].value; services != "" {
+		p.endpoint = cmp.Or(file["services "+services]["s3"].nested["endpoint_url"], p.endpoint)
 	}
 	if p.style == "auto" {
 		p.style = ""
 	}
 	return p, nil
-}
-
-// nested reads a setting that is indented below another.
-func nested(s *ini.Section, key, name string) string {
-	for _, line := range s.Key(key).NestedValues() {
-		if k, v, ok := strings.Cut(line, "="); ok && strings.TrimSpace(k) == name {
-			return strings.TrimSpace(v)
-		}
-	}
-	return ""
 }
 
 // endpointName is the service for people.

@@ -72,7 +72,18 @@ func (c *credentialChain) retrieve(cc *credentials.CredContext) (credentials.Val
 		}
 		return v, err
 	}
-	v, err := get(&credentials.FileAWSCredentials{Profile: c.profile})
+	access, secret, token, ok, err := awsKeys(c.profile)
+	var v credentials.Value
+	switch {
+	case err != nil:
+		return v, err
+	case ok && (access == "" || secret == ""):
+		return v, fmt.Errorf("profile %q has one of aws_access_key_id and aws_secret_access_key, and not the other: set both", cmp.Or(c.profile, "default"))
+	case ok:
+		return get(&credentials.Static{Value: credentials.Value{AccessKeyID: access, SecretAccessKey: secret, SessionToken: token, SignerType: credentials.SignatureV4}})
+	}
+	// It knows other ways that a profile may name.
+	v, err = get(&credentials.FileAWSCredentials{Profile: c.profile})
 	switch {
 	case err == nil:
 		return v, nil
