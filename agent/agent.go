@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -53,6 +54,7 @@ type Config struct {
 	RingSize   int64            // bytes of disk, at most; DefaultRingSize when 0
 	RingOwner  string           // whose ring it is, on one line: a release of the chart, say. Another's is refused
 	TakeOver   bool             // make another's ring this one's
+	Fair       float64          // the share of the ring, up to 1, that an address may have at once and again each hour; no bound when 0
 	RingWarn   time.Duration    // warn when the ring reaches back less; never when 0
 	Interfaces []string         // to capture on; all when empty
 	ChunkAge   time.Duration    // at which a chunk is cut; DefaultChunkAge when 0
@@ -112,10 +114,11 @@ type agent struct {
 	events  sealMark      // of the stream kubernetes
 	clock   clock
 
-	clockSet atomic.Bool // since the last beat
-	work     sessions
-	warn     *warnings
-	depths   depths // the beat's
+	clockSet  atomic.Bool // since the last beat
+	overShare atomic.Pointer[overShare]
+	work      sessions
+	warn      *warnings
+	depths    depths // the beat's
 
 	versions manifest.Versions
 }
@@ -163,7 +166,8 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	rec.flushes = a.named.noteAll
 	captured := packets.Config{
 		Interfaces: cfg.Interfaces, NoPromiscuous: cfg.NoPromiscuous, Workers: cfg.Workers, RingSize: cfg.CaptureBuffer,
-		Own:         cfg.Own,
+		Own:  cfg.Own,
+		Fair: int64(cfg.Fair * float64(cfg.RingSize)), OnThinned: a.thinned,
 		NewConsumer: rec.consumer, OnDrops: rec.drops, OnClockStep: a.stepped, OnNamed: a.named.changed, Logger: cfg.Logger,
 	}
 	if cfg.Kubernetes == nil { // else capture does not wait for name servers
@@ -252,6 +256,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("ring of %d bytes is too small: give it at least %d MiB", c.RingSize, minRing>>20)
 	}
 	c.ChunkAge = cmp.Or(c.ChunkAge, DefaultChunkAge)
+	if c.Fair < 0 || c.Fair > 1 || math.IsNaN(c.Fair) {
+		return c, fmt.Errorf("share of the ring for each address is %g: want one from 0, for no bound, to 1", c.Fair)
+	}
 	if c.RingWarn < 0 {
 		return c, fmt.Errorf("depth of the ring of %s is negative", c.RingWarn)
 	}

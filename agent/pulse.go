@@ -61,6 +61,7 @@ func (a *agent) beat(ctx context.Context) {
 				}
 			}
 			a.warnOf("depth", a.lookDepth())
+			a.warnOf("share", a.lookShare())
 		}
 		var texts []string
 		for _, p := range problems {

@@ -31,9 +31,15 @@ func (c Config) wayOut(err error) error {
 
 // roomier says what makes the ring reach back farther.
 func (c Config) roomier() string {
-	words := api.WordsOf(c.Kubernetes != nil)
+	words := c.words()
+	if c.Fair == 0 {
+		return fmt.Sprintf(": make it larger (%s), or bound what one address may take of it (%s)", words.RingSize, words.Fair)
+	}
 	return fmt.Sprintf(": make it larger (%s)", words.RingSize)
 }
+
+// words are those of where this agent runs.
+func (c Config) words() api.Words { return api.WordsOf(c.Kubernetes != nil) }
 
 // worded is an error in other words.
 type worded struct {

@@ -461,6 +461,10 @@ func TestAgentArguments(t *testing.T) {
 			slices.Concat(base, []string{"--ring-size=1Gi", owner, "--take-over-ring", "--chunk-age=60s"}, lease, []string{"--log-level=info"}),
 		},
 		{
+			"fair", values{"agent.ring.fair": "25%", "agent.ring.depthWarn": "10m"},
+			slices.Concat(base, []string{"--ring-size=1Gi", owner, "--fair=25%", "--ring-depth-warn=10m", "--chunk-age=60s"}, lease, []string{"--log-level=info"}),
+		},
+		{
 			// Kubernetes would replace $(x) by nothing that the user wants.
 			"targeting", installations(t)["targeting"],
 			slices.Concat(base, []string{"--ring-size=1Gi", owner, "--chunk-age=60s"}, lease, []string{

@@ -54,8 +54,8 @@ func (m *Manifest) Unexplained() []Interval {
 func unexplained(window Interval, coverage []Interval, gaps []Gap, stream string) []Interval {
 	known := slices.Clone(coverage)
 	for _, g := range gaps {
-		// The kernel drops some packets while others are recorded.
-		if g.Stream == stream && g.Reason != GapKernelDrop {
+		// Some packets are dropped, or left out, while others are recorded.
+		if g.Stream == stream && g.Reason != GapKernelDrop && g.Reason != GapOverShare {
 			known = append(known, Interval{From: g.From, To: g.To})
 		}
 	}

@@ -42,6 +42,7 @@ const (
 	GapUnreadable  = "unreadable"   // a file to import held nothing that could be read
 	GapCorrected   = "corrected"    // an import said something that cannot be, and what is in the chunks instead
 	GapFiltered    = "filtered"     // packets that the filter of an imported capture left out, on purpose
+	GapOverShare   = "over-share"   // packets that the agent left out since their address, in Detail, had had its share of the ring
 
 	// Of an interface that was named, and of no other: whatever else was to be
 	// recorded was. Where all named ones have such a gap, nothing was.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -75,6 +76,7 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 	if size <= 0 {
 		size = DefaultRingSize
 	}
+	bound := newFair(cfg.Fair)
 	var rings []*ring
 	for range n {
 		r, err := newRing(size / n)
@@ -82,7 +84,7 @@ func open(cfg Config, clock clock) (_ *Capture, err error) {
 			return nil, err
 		}
 		rings = append(rings, r)
-		w := &worker{ring: r, links: c.links, onDrops: cfg.OnDrops, cuts: make(chan cut, 8), seen: map[int32]sighting{}}
+		w := &worker{ring: r, links: c.links, onDrops: cfg.OnDrops, fair: bound, onThinned: cfg.OnThinned, over: map[netip.Addr]thinned{}, cuts: make(chan cut, 8), seen: map[int32]sighting{}}
 		c.workers = append(c.workers, w)
 	}
 	if got, want := n*rings[0].blocks*blockSize, size/blockSize*blockSize; got < want {

@@ -80,6 +80,9 @@ type Config struct {
 	// cluster, and whose packets are recorded until SetTargets says otherwise.
 	// That takes eBPF: New fails with ErrNoBPF where it is not allowed.
 	Cluster *Targets
+	// Fair is how many bytes of packets an address may have recorded at once, and
+	// again each hour; the rest is left out, and told to OnThinned. 0 bounds nothing.
+	Fair int64
 	// NewConsumer makes the consumer of a worker.
 	NewConsumer func(worker int) Consumer
 
@@ -87,6 +90,9 @@ type Config struct {
 	// they could not be read, between from and to (nanoseconds since the Unix
 	// epoch). Workers call it concurrently.
 	OnDrops func(count uint64, from, to int64)
+	// OnThinned, when set, is told that count packets of an address that had its share
+	// (see Fair) were left out; of several such addresses when it is invalid.
+	OnThinned func(address netip.Addr, count uint64, from, to int64)
 	// OnClockStep, when set, is told that the time of day was set: it jumped by
 	// delta nanoseconds and is now at. Slewing, as NTP does it, is no step, nor
 	// is a machine that slept.

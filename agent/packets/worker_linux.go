@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,10 @@ type worker struct {
 	consumer Consumer
 	onDrops  func(count uint64, from, to int64)
 	cuts     chan cut
+
+	fair      *fair // shared by all workers; nil when nothing is bounded
+	onThinned func(address netip.Addr, count uint64, from, to int64)
+	over      map[netip.Addr]thinned // since the last tick
 
 	rec    chunker.Record
 	frame  frame
@@ -66,6 +71,7 @@ func (w *worker) run(ctx context.Context, now func() int64) (err error) {
 		for _, c := range w.pending {
 			c.answer <- ErrNotRunning
 		}
+		w.tellThinned()
 		if cerr := w.consumer.Close(); err == nil && cerr != nil {
 			err = fmt.Errorf("close the last chunk: %w", cerr)
 		}
@@ -172,7 +178,7 @@ func (w *worker) read(block []byte, now func() int64) error {
 	n := native.Uint32(block[blockPackets:])
 	off := native.Uint32(block[blockFirst:])
 	used := block[:min(native.Uint32(block[blockUsed:]), blockSize)]
-	var bytes, truncated uint64
+	var bytes, truncated, left uint64
 	i := uint32(0)
 	for ; i < n; i++ {
 		f := &w.frame
@@ -182,13 +188,17 @@ func (w *worker) read(block []byte, now func() int64) error {
 		if f.index != w.last.index || f.hatype != w.last.hatype || f.time >= w.last.until {
 			w.last = w.sight(f)
 		}
-		w.rec = chunker.Record{Time: f.time, Interface: w.last.number, OrigLen: f.origLen, Flags: f.flags, Data: f.data}
-		if err := w.consumer.Add(&w.rec); err != nil {
-			return fmt.Errorf("record packets: %w", err)
-		}
-		bytes += uint64(len(f.data))
-		if f.cut {
-			truncated++
+		if w.fair != nil && w.thin(f) {
+			left++
+		} else {
+			w.rec = chunker.Record{Time: f.time, Interface: w.last.number, OrigLen: f.origLen, Flags: f.flags, Data: f.data}
+			if err := w.consumer.Add(&w.rec); err != nil {
+				return fmt.Errorf("record packets: %w", err)
+			}
+			bytes += uint64(len(f.data))
+			if f.cut {
+				truncated++
+			}
 		}
 		w.newest = max(f.time, w.newest)
 		if f.next < frameHeaderLen {
@@ -198,13 +208,13 @@ func (w *worker) read(block []byte, now func() int64) error {
 		off += f.next
 	}
 	w.done += uint64(n)
-	w.packets.Add(uint64(i))
+	w.packets.Add(uint64(i) - left)
 	w.bytes.Add(bytes)
 	if truncated > 0 {
 		w.truncated.Add(truncated)
 	}
 	if w.behind {
-		w.stored.Add(uint64(i))
+		w.stored.Add(uint64(i) - left)
 	}
 	if i < n {
 		w.drop(uint64(n-i), w.newest, now())
@@ -266,6 +276,7 @@ func (w *worker) count(now func() int64) error {
 	if err != nil {
 		return err
 	}
+	w.tellThinned()
 	from := w.counted
 	w.counted = now()
 	w.accepted += c.accepted

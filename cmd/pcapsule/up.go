@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "ring-size", EnvVars: []string{"PCAPSULE_RING_SIZE"}, Value: "1GiB", Usage: "keep the newest traffic in at most `SIZE` of disk"},
 		&cli.StringFlag{Name: "ring-owner", EnvVars: []string{"PCAPSULE_RING_OWNER"}, Usage: "the ring is that of `NAME`: refuse one that is another's (the chart gives its release)"},
 		&cli.BoolFlag{Name: "take-over-ring", EnvVars: []string{"PCAPSULE_TAKE_OVER_RING"}, Usage: "make a ring that is another's this one's, with what it holds"},
+		&cli.StringFlag{Name: "fair", EnvVars: []string{"PCAPSULE_FAIR"}, Usage: "let the packets of one address have `SHARE` of the ring, as in 25%, and as much again each hour; the rest is left out and counted (default: no bound)"},
 		&cli.DurationFlag{Name: "ring-depth-warn", EnvVars: []string{"PCAPSULE_RING_DEPTH_WARN"}, Usage: "warn when the ring reaches back less than `DURATION`; of a collapse it is warned always"},
 		&cli.DurationFlag{Name: "chunk-age", Value: agent.DefaultChunkAge, Usage: "cut a chunk when its oldest packet is `DURATION` old"},
 		&cli.StringFlag{Name: "chunk-size", EnvVars: []string{"PCAPSULE_CHUNK_SIZE"}, Usage: "cut a chunk when `SIZE` of it is stored, up to 16MiB (default: 8MiB, less for a small ring)"},
@@ -50,6 +52,11 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 	if cfg.RingSize, err = parseSize(c.String("ring-size")); err != nil {
 		return cfg, usagef("--ring-size: %v", err)
 	}
+	if v := c.String("fair"); v != "" {
+		if cfg.Fair, err = parseShare(v); err != nil {
+			return cfg, usagef("--fair: %v", err)
+		}
+	}
 	if v := c.String("chunk-size"); v != "" {
 		if cfg.ChunkSize, err = parseSize(v); err != nil {
 			return cfg, usagef("--chunk-size: %v", err)
@@ -66,6 +73,16 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 		return cfg, err
 	}
 	return cfg, nil
+}
+
+// parseShare reads a share of a whole: 25%.
+func parseShare(s string) (float64, error) {
+	n, ok := strings.CutSuffix(s, "%")
+	v, err := strconv.ParseFloat(n, 64)
+	if !ok || err != nil || !(v > 0 && v <= 100) { // also what is no number
+		return 0, fmt.Errorf("share %q: want one above 0%% and up to 100%%, as in 25%%", s)
+	}
+	return v / 100, nil
 }
 
 func upCommand() *cli.Command {

@@ -91,11 +91,12 @@ func explainCluster(gaps []manifest.Gap, window manifest.Interval) (warnings []s
 // by its flags, or by the values of the chart.
 type Words struct {
 	RingSize string // what makes the ring larger
+	Fair     string // what bounds the share that one address may have of it
 }
 
 var (
-	FlagWords  = Words{RingSize: "--ring-size"}
-	ChartWords = Words{RingSize: "tap.capture.raw.storageSize"}
+	FlagWords  = Words{RingSize: "--ring-size", Fair: "--fair"}
+	ChartWords = Words{RingSize: "tap.capture.raw.storageSize", Fair: "agent.ring.fair"}
 )
 
 // WordsOf are the words for agents of a cluster, or of no cluster.
@@ -134,6 +135,10 @@ func Explain(gaps []manifest.Gap, window manifest.Interval, words Words) (reason
 			warnings = append(warnings, g.lost()+" had no time: put at that of the packet before"+g.details())
 		case manifest.GapCorrected:
 			warnings = append(warnings, "what cannot be was corrected"+g.details())
+		case manifest.GapOverShare:
+			if len(g.at) > 0 {
+				warnings = append(warnings, fmt.Sprintf("%s in%s were left out, as an address had had its share of the ring", g.lost(), when)+g.details())
+			}
 		case manifest.GapFiltered:
 			warnings = append(warnings, "the capture's filter left out "+g.lost()+g.details())
 		case manifest.GapUnreadable:
@@ -160,7 +165,7 @@ func gapKinds(gaps []manifest.Gap) []string {
 	known := []string{
 		manifest.GapUnreachable, manifest.GapEvicted, manifest.GapNotRunning, manifest.GapInterfaceGone, manifest.GapRingOverrun, manifest.GapDiskFull,
 		manifest.GapDamaged, manifest.GapUnreadable, manifest.GapTruncated, manifest.GapWatchLost, manifest.GapKernelDrop, manifest.GapInterfaceDown, manifest.GapClockStep,
-		manifest.GapUntimed, manifest.GapCorrected, manifest.GapFiltered, manifest.GapSkipped,
+		manifest.GapOverShare, manifest.GapUntimed, manifest.GapCorrected, manifest.GapFiltered, manifest.GapSkipped,
 	}
 	rank := func(kind string) int {
 		if i := slices.Index(known, kind); i >= 0 {
