@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
 
 	"pcapsule/internal/pcapng"
 	"pcapsule/store"
@@ -228,6 +231,36 @@ func TestPermute(t *testing.T) {
 		got := permute(app, append([]string{"pcapsule"}, strings.Fields(tt.in)...))
 		if s := strings.Join(got[1:], " "); s != tt.want {
 			t.Errorf("%q: %q, want %q", tt.in, s, tt.want)
+		}
+	}
+}
+
+// TestLists: a value of a flag that is repeated holds whatever commas it holds;
+// names that have none may come in one value, as environment variables want it.
+func TestLists(t *testing.T) {
+	t.Setenv("PCAPSULE_HOST", "a.example, b.example")
+	for _, tt := range []struct {
+		args  string
+		names func(*cli.Context) []string
+		want  []string
+	}{
+		{"hub", func(c *cli.Context) []string { return names(c, "host") }, []string{"a.example", "b.example"}},
+		{"hub --host c,d --host e", func(c *cli.Context) []string { return names(c, "host") }, []string{"c", "d", "e"}},
+		{"up --interface x,y --interface z", func(c *cli.Context) []string { return c.StringSlice("interface") }, []string{"x,y", "z"}},
+	} {
+		app := newApp(nil, io.Discard, io.Discard)
+		var got []string
+		eachCommand(app.Commands, func(c *cli.Command) {
+			c.Action = func(c *cli.Context) error {
+				got = tt.names(c)
+				return nil
+			}
+		})
+		if err := app.Run(append([]string{"pcapsule"}, strings.Fields(tt.args)...)); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.args, got, tt.want)
 		}
 	}
 }

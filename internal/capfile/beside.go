@@ -54,8 +54,10 @@ func blockName(typ uint32) string {
 	case pcapng.BlockCustom, pcapng.BlockPrivate:
 		return "custom"
 	}
-	return "block of a type that is not known" // one kind, or a file could make millions
+	return unknownBlock // one kind, or a file could make millions
 }
+
+const unknownBlock = "block of a type that is not known"
 
 // losses are what a section says so far of one of its interfaces.
 type losses struct {

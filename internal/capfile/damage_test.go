@@ -115,6 +115,57 @@ func TestOneBlock(t *testing.T) {
 	}
 }
 
+// TestTwoLengths: where the second length of a block is wrong and the first is
+// right, as what follows shows, nothing is lost; where nothing shows it, the file
+// ends there.
+func TestTwoLengths(t *testing.T) {
+	le := binary.LittleEndian
+	b := pcapng.AppendSectionHeader(nil, pcapng.SectionHeader{})
+	b = pcapng.AppendInterface(b, pcapng.Interface{LinkType: 1, TSResol: 9})
+	var ends []int
+	for i := range int64(3) {
+		b = pcapng.AppendPacket(b, &pcapng.Packet{Time: i + 1, OrigLen: 1, Data: []byte{1}})
+		ends = append(ends, len(b))
+	}
+	for i, end := range ends {
+		bad := bytes.Clone(b)
+		le.PutUint32(bad[end-4:], 0x12345678)
+		want := account{Times: []int64{1, 2, 3}, Skipped: map[string]int{"second lengths of blocks, that were not the first": 1}}
+		if d := cmp.Diff(want, accountOf(t, bad)); d != "" {
+			t.Errorf("packet %d (-want +got):\n%s", i, d)
+		}
+	}
+	bad := bytes.Clone(b)
+	le.PutUint32(bad[ends[0]+4:], 24) // the first length of the second packet
+	if times, _, err := readAll(bad); !errors.Is(err, ErrFormat) || len(times) != 1 {
+		t.Errorf("%d packets, error %v, want 1 and damage", len(times), err)
+	}
+}
+
+// TestLateSeconds: seconds have no sign; those that may have had one are counted.
+func TestLateSeconds(t *testing.T) {
+	const kind = "seconds that were before 1970 if they had a sign, and were taken for times after 2038"
+	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+		for seconds, odd := range map[uint32]bool{0: false, math.MaxInt32: false, math.MaxInt32 + 1: true, math.MaxUint32: true} {
+			b := file(order, magicMicros, 7)
+			copy(b[24:28], order.AppendUint32(nil, seconds))
+			a := accountOf(t, b)
+			if want := int64(seconds)*1e9 + 7000; a.Times[0] != want || (a.Corrected[kind] == 1) != odd {
+				t.Errorf("%v, %d seconds: time %d, want %d; corrected %v", order, seconds, a.Times[0], want, a.Corrected)
+			}
+		}
+	}
+}
+
+// TestPackedOtherwise: what is packed by a program that is not known here is named.
+func TestPackedOtherwise(t *testing.T) {
+	for name, b := range map[string]string{"xz": "\xfd7zXZ\x00\x00", "bzip2": "BZh91AY&SY", "zip": "PK\x03\x04\x14\x00", "7-Zip": "7z\xbc\xaf\x27\x1c"} {
+		if _, err := NewReader(strings.NewReader(b)); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
 // TestNoInterface: an interface that cannot be read keeps its number, so that the
 // packets of the next are not taken for its own.
 func TestNoInterface(t *testing.T) {

@@ -143,8 +143,12 @@ func (f *Reader) nextPcap(p *Packet) error {
 	if fraction >= 1e9 {
 		f.corrected["fractions of a second that are a second or more, and were added to the seconds"]++
 	}
+	seconds := s.order.Uint32(h)
+	if seconds > math.MaxInt32 {
+		f.corrected["seconds that were before 1970 if they had a sign, and were taken for times after 2038"]++
+	}
 	*p = Packet{
-		Time:    int64(s.order.Uint32(h))*1e9 + fraction,
+		Time:    int64(seconds)*1e9 + fraction,
 		OrigLen: f.original(orig, captured),
 		Data:    data,
 	}

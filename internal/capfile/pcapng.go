@@ -2,7 +2,9 @@ package capfile
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"pcapsule/internal/pcapng"
@@ -85,7 +87,10 @@ func (f *Reader) block() (typ uint32, body []byte, err error) {
 		return 0, nil, err
 	}
 	if tail := s.order.Uint32(rest[len(rest)-4:]); tail != total {
-		return 0, nil, fmt.Errorf("%w: a block whose two lengths are %d and %d", ErrFormat, total, tail)
+		if !f.blockFollows() {
+			return 0, nil, fmt.Errorf("%w: a block whose two lengths are %d and %d", ErrFormat, total, tail)
+		}
+		f.skipped["second lengths of blocks, that were not the first"]++
 	}
 	if typ == pcapng.BlockSHB {
 		if len(rest) < 16 {
@@ -127,6 +132,25 @@ func (f *Reader) interfaceBlock(b []byte) {
 	f.interfaces = append(f.interfaces, i)
 	s.clocks = append(s.clocks, c)
 	s.losses = append(s.losses, losses{})
+}
+
+// blockFollows tells whether the file goes on with a whole block of a known type,
+// or ends. That shows that the first length of the block before is right.
+func (f *Reader) blockFollows() bool {
+	b, err := f.src.r.Peek(12)
+	if err != nil {
+		return len(b) == 0 && errors.Is(err, io.EOF)
+	}
+	order := f.pcapng.order
+	typ, total := order.Uint32(b), order.Uint32(b[4:])
+	switch {
+	case typ == pcapng.BlockSHB:
+		return binary.LittleEndian.Uint32(b[8:]) == pcapng.Magic || binary.BigEndian.Uint32(b[8:]) == pcapng.Magic
+	case blockName(typ) == unknownBlock && (typ == 0 || typ > pcapng.BlockEPB), total < 12, total%4 != 0:
+		return false
+	}
+	b, err = f.src.r.Peek(int(min(int64(total), int64(f.src.r.Size()))))
+	return err == nil && (int(total) > len(b) || order.Uint32(b[total-4:]) == total)
 }
 
 func (f *Reader) interfaceOption(i *Interface, c *clock, code uint16, v []byte) {

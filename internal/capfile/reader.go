@@ -105,6 +105,8 @@ func NewReader(r io.Reader) (*Reader, error) {
 		if err := f.openPcap(); err != nil {
 			return nil, err
 		}
+	case packedBy(magic) != "":
+		return nil, fmt.Errorf("%w: it is packed by %s: unpack it first", ErrFormat, packedBy(magic))
 	default:
 		return nil, fmt.Errorf("%w: it starts with % x, neither pcap nor pcapng, also not in gzip, zstd or lz4", ErrFormat, magic)
 	}
@@ -141,6 +143,16 @@ func decompressed(br *bufio.Reader) (*bufio.Reader, error) {
 		br = bufio.NewReaderSize(r, 1<<16)
 	}
 	return br, nil
+}
+
+// packedBy names a kind of compression that is not read here.
+func packedBy(magic []byte) string {
+	for name, begins := range map[string]string{"xz": "\xfd7zX", "bzip2": "BZh", "zip": "PK\x03\x04", "7-Zip": "7z\xbc\xaf"} {
+		if bytes.HasPrefix(magic, []byte(begins)) {
+			return name
+		}
+	}
+	return ""
 }
 
 // skipFrames skips skippable frames, with which files of zstd and lz4 may begin;
