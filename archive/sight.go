@@ -41,6 +41,12 @@ func (s *sweep) mark(ctx context.Context, intent bool) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if len(s.marks) == 0 {
+		// Who may not delete learns so here, before anything is put or condemned.
+		if err := s.a.st.Delete(ctx, manifest.IntentPath(id)); err != nil {
+			return "", err
+		}
+	}
 	s.marks = append(s.marks, manifest.IntentPath(id), manifest.ManifestPath(id))
 	if _, err := s.a.void(ctx, id, "", markReason); err != nil {
 		return "", fmt.Errorf("put a mark: %w", err)

@@ -38,6 +38,10 @@ type SweepReport struct {
 	Deleted   int   // of those, still held by none, and deleted
 	Freed     int64 // stored bytes of those; of a dry run, of the condemned
 	Voided    int   // sessions that were ended: their deadline had passed, or their process died
+
+	// Kept says, for people, what the store keeps of what is deleted: Freed is 0
+	// then. It is empty where the space is free.
+	Kept string
 }
 
 // sweepPoll is how often a sweep looks after a session that it waits for.
@@ -63,7 +67,11 @@ func (a *Archive) Sweep(ctx context.Context, opt SweepOptions) (SweepReport, err
 	if s.opt.Progress == nil {
 		s.opt.Progress = func(string, int, int) {}
 	}
-	if err := s.run(ctx); err != nil {
+	err := s.run(ctx)
+	if s.report.Kept = store.Keeps(ctx, a.st); s.report.Kept != "" {
+		s.report.Freed = 0
+	}
+	if err != nil {
 		s.unmark(ctx)
 		return s.report, fmt.Errorf("sweep: %w", err)
 	}

@@ -62,7 +62,7 @@ func TestFolderFull(t *testing.T) {
 	if status, answer := storetest.Upload(t, srv.URL, g, make([]byte, 2<<20)); status != http.StatusInsufficientStorage {
 		t.Errorf("upload: status %d %s", status, answer)
 	}
-	if err := store.Probe(t.Context(), f); err != nil {
+	if _, err := store.Probe(t.Context(), f); err != nil {
 		t.Errorf("a small object still fits: %v", err)
 	}
 	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
@@ -81,7 +81,7 @@ func TestFolderReadOnly(t *testing.T) {
 	if err := f.Put(t.Context(), "b", store.Bytes(nil)); !errors.Is(err, store.ErrReadOnly) {
 		t.Errorf("Put: %v", err)
 	}
-	if err := store.Probe(t.Context(), f); !errors.Is(err, store.ErrReadOnly) || strings.ContainsRune(err.Error(), '\n') {
+	if _, err := store.Probe(t.Context(), f); !errors.Is(err, store.ErrReadOnly) || strings.ContainsRune(err.Error(), '\n') {
 		t.Errorf("Probe: %v", err)
 	}
 }
@@ -98,7 +98,7 @@ func TestFolderMountInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(sub, unix.MNT_DETACH) })
-	err := store.Probe(t.Context(), openFolder(t, dir, store.FolderOptions{}))
+	_, err := store.Probe(t.Context(), openFolder(t, dir, store.FolderOptions{}))
 	if err == nil || !strings.Contains(err.Error(), "another file system is mounted inside") {
 		t.Errorf("Probe: %v", err)
 	}

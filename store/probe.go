@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -18,24 +19,43 @@ const (
 
 // Probe tells whether an archive can be kept in s: whether of several Puts to one
 // key at once exactly one wins, whether a later one loses, and whether what was
-// put can be read, listed and deleted. It writes below "probe/", removes what it
-// wrote, and ends in about half a minute whatever the store does.
-func Probe(ctx context.Context, s Store) error {
+// put can be read and listed. It writes below "probe/", removes what it wrote, and
+// ends in about half a minute whatever the store does.
+//
+// Who may not delete can do all but that: left is then the key of the one object
+// that stays, the same each time.
+func Probe(ctx context.Context, s Store) (left string, err error) {
 	limited, cancel := context.WithTimeoutCause(ctx, probeTime,
 		fmt.Errorf("it did not answer within %v: check the network and the server", probeTime))
 	defer cancel()
-	for range probeRounds {
-		if err := probeOnce(limited, s); err != nil {
-			if limited.Err() != nil && ctx.Err() == nil {
-				err = context.Cause(limited)
-			}
-			return fmt.Errorf("store %s cannot be used: %w", Describe(s), err)
+	if left, err = probeAll(limited, s); err != nil {
+		if limited.Err() != nil && ctx.Err() == nil {
+			err = context.Cause(limited)
 		}
+		return left, fmt.Errorf("store %s cannot be used: %w", Describe(s), err)
 	}
-	return nil
+	return left, nil
 }
 
-func probeOnce(ctx context.Context, s Store) (err error) {
+// probeLeft is the key for those who cannot delete.
+const probeLeft = "probe/left"
+
+func probeAll(ctx context.Context, s Store) (left string, err error) {
+	// What is not there can be deleted by those who may.
+	err = s.Delete(ctx, "probe/"+rand.Text())
+	if errors.Is(err, ErrForbidden) {
+		return probeLeft, probeOnce(ctx, s, probeLeft)
+	}
+	for range probeRounds {
+		if err != nil {
+			break
+		}
+		err = probeAndClean(ctx, s)
+	}
+	return "", err
+}
+
+func probeAndClean(ctx context.Context, s Store) (err error) {
 	key := "probe/" + rand.Text()
 	defer func() {
 		// Also when ctx is over, so that a failed probe leaves no litter.
@@ -45,7 +65,13 @@ func probeOnce(ctx context.Context, s Store) (err error) {
 			err = derr
 		}
 	}()
-	body := func(i int) []byte { return fmt.Appendf(nil, "%s, writer %d\n", key, i) }
+	return probeOnce(ctx, s, key)
+}
+
+// probeOnce probes with one key. Where an object is there before, all writers lose.
+func probeOnce(ctx context.Context, s Store, key string) error {
+	run := rand.Text()
+	body := func(i int) []byte { return fmt.Appendf(nil, "%s, writer %d of %s\n", key, i, run) }
 	var results [probeWriters]error
 	var writers sync.WaitGroup
 	for i := range results {
@@ -74,13 +100,16 @@ func probeOnce(ctx context.Context, s Store) (err error) {
 	case len(winners) == 1 && !bytes.Equal(got, body(winners[0])):
 		return fmt.Errorf("it overwrites objects: a writer was told it won and the object is another's: %s", advice)
 	}
-	// With no winner, the first answer to one got lost and its repetition lost
-	// against itself; that is no fault of the store.
+	// With no winner, the key was taken before, or the first answer to one got lost
+	// and its repetition lost against itself; that is no fault of the store.
 	if err := s.Put(ctx, key, Bytes([]byte("late"))); !errors.Is(err, ErrExist) {
 		if err == nil {
 			return fmt.Errorf("it overwrites objects: a second Put to a key succeeded: %s", advice)
 		}
 		return err
+	}
+	if again, err := ReadAll(ctx, s, key, 1024); err != nil || !bytes.Equal(again, got) {
+		return cmp.Or(err, fmt.Errorf("it overwrites objects: a Put that was told it lost has changed one: %s", advice))
 	}
 	return probeListed(ctx, s, key, int64(len(got)))
 }

@@ -67,7 +67,7 @@ func TestProbe(t *testing.T) {
 				m := storetest.NewMemory(t, nil)
 				c.odd.Store = m
 				start := time.Now()
-				err := store.Probe(t.Context(), c.odd)
+				_, err := store.Probe(t.Context(), c.odd)
 				if c.want == "" && err != nil {
 					t.Errorf("refused: %v", err)
 				}
@@ -88,7 +88,7 @@ func TestProbe(t *testing.T) {
 func TestProbeEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := store.Probe(ctx, storetest.NewMemory(t, nil)); !errors.Is(err, context.Canceled) {
+	if _, err := store.Probe(ctx, storetest.NewMemory(t, nil)); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

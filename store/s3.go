@@ -20,13 +20,14 @@ import (
 //
 // Put relies on If-None-Match, which not every service honours: Probe finds out.
 // In a bucket with versions, Delete leaves a marker, and the bytes stay until the
-// bucket's own rules remove old versions.
+// bucket's own rules remove old versions: Keeps says so.
 type S3 struct {
 	opt    S3Options
 	client *minio.Core
 	prefix string // empty, or ends in a slash
 	retry  retryPolicy
 	first  bool // nothing was heard of the service yet
+	told   *told
 }
 
 // NewS3 connects to a bucket, finds its region when opt does not say it, and
@@ -34,6 +35,7 @@ type S3 struct {
 func NewS3(ctx context.Context, opt S3Options) (*S3, error) {
 	s := &S3{
 		opt:   opt,
+		told:  new(told),
 		retry: retryPolicy{cmp.Or(opt.Attempts, defaultAttempts), cmp.Or(opt.Backoff, defaultBackoff), retryLimit},
 	}
 	if opt.Bucket == "" {

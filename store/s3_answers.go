@@ -19,8 +19,9 @@ import (
 //
 // Answers that refuse a request pass when they say why, in S3's own form.
 type answers struct {
-	next   http.RoundTripper
-	bucket string
+	next    http.RoundTripper
+	bucket  string
+	deleted func(http.Header) // is told of each deletion that was done
 }
 
 // maxDocument bounds the XML of one answer. A page of a list, a thousand keys,
@@ -103,6 +104,7 @@ func (t *answers) check(r *http.Request, resp *http.Response) error {
 	case http.MethodHead:
 		return wrong(checkObject(resp))
 	case http.MethodDelete:
+		t.deleted(resp.Header)
 		return nil
 	case http.MethodPut:
 		body, err := readBody(resp)

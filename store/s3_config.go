@@ -153,7 +153,7 @@ func (s *S3) connect() error {
 	s.client, err = minio.NewCore(endpoint.Host, &minio.Options{
 		Creds:        s.opt.credentials(),
 		Secure:       endpoint.Scheme == "https",
-		Transport:    &answers{next: transport, bucket: s.opt.Bucket},
+		Transport:    &answers{next: transport, bucket: s.opt.Bucket, deleted: s.noteDeleted},
 		Region:       s.opt.Region,
 		BucketLookup: lookup,
 		MaxRetries:   1, // retries are ours: Put must know what went before

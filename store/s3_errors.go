@@ -28,6 +28,8 @@ var (
 	opStat   = s3Op{"stat", "s3:GetObject, and s3:ListBucket where it says 'forbidden' for what is absent"}
 	opList   = s3Op{"list", "s3:ListBucket"}
 	opDelete = s3Op{"delete", "s3:DeleteObject"}
+
+	opVersions = s3Op{"ask about versions", "s3:GetBucketVersioning"}
 )
 
 // An s3Error explains an answer of the service.
@@ -115,6 +117,10 @@ func (s *S3) explain(op s3Op, err error) error {
 		e.text, e.kind = ErrNoSpace.Error()+": free some, or raise the quota", ErrNoSpace
 		return e
 	}
+	if isLocked(op, r) {
+		e.text, e.kind = "the object is locked, by the bucket's retention or a legal hold: it stays until the lock ends", ErrForbidden
+		return e
+	}
 	switch r.Code {
 	case "NoSuchKey":
 		e.text = "the service says that there is no such object, and none was asked for"
@@ -148,8 +154,6 @@ func (s *S3) explain(op s3Op, err error) error {
 		e.text = "the object is in cold storage: restore it first"
 	case "InvalidBucketName":
 		e.text = fmt.Sprintf("%q is no name of a bucket", s.opt.Bucket)
-	case "ObjectLocked":
-		e.text, e.kind = "the object is locked by the bucket's retention", ErrForbidden
 	default:
 		s.explainStatus(op, r, e)
 	}

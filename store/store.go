@@ -119,6 +119,15 @@ func ReadAll(ctx context.Context, s Store, key string, limit int64) ([]byte, err
 	return b, nil
 }
 
+// Keeps says, for people, what s keeps of the objects that Delete removes. It is
+// empty where their space is free at once.
+func Keeps(ctx context.Context, s Store) string {
+	if k, ok := s.(interface{ Keeps(context.Context) string }); ok {
+		return k.Keeps(ctx)
+	}
+	return ""
+}
+
 // CheckKey tells whether key is one that every back end can hold: slash-separated
 // parts of letters, digits, '.', '_', '-' and '+', none empty and none starting
 // with a dot, 512 bytes in all.

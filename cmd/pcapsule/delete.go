@@ -140,6 +140,10 @@ func sweep(c *cli.Context) error {
 	if wantsJSON(c) {
 		return writeJSON(c.App.Writer, r)
 	}
+	if dry && r.Kept != "" {
+		fmt.Fprintf(c.App.Writer, "%d of %d objects are held by no snapshot: a sweep would delete them; %s\n", r.Condemned, r.Scanned, oneLine(r.Kept))
+		return nil
+	}
 	if dry {
 		fmt.Fprintf(c.App.Writer, "%d of %d objects are held by no snapshot: a sweep would free %s\n", r.Condemned, r.Scanned, size(r.Freed))
 		return nil
@@ -147,6 +151,10 @@ func sweep(c *cli.Context) error {
 	ended := ""
 	if r.Voided > 0 {
 		ended = fmt.Sprintf("; ended %s that had died, or whose time was up", count(r.Voided, "session"))
+	}
+	if r.Kept != "" {
+		fmt.Fprintf(c.App.Writer, "deleted %d of %d objects; %s%s\n", r.Deleted, r.Scanned, oneLine(r.Kept), ended)
+		return nil
 	}
 	fmt.Fprintf(c.App.Writer, "deleted %d of %d objects: freed %s%s\n", r.Deleted, r.Scanned, size(r.Freed), ended)
 	return nil

@@ -98,8 +98,12 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 	if err := a.Writable(c.Context); err != nil {
 		return nil, err
 	}
-	if err := store.Probe(c.Context, st); err != nil {
+	left, err := store.Probe(c.Context, st)
+	if err != nil {
 		return nil, err
+	}
+	if left != "" {
+		fmt.Fprintln(c.App.ErrWriter, "pcapsule: "+probeLeft(st, left))
 	}
 	request, err := json.Marshal(opt.Files)
 	if err != nil {

@@ -95,6 +95,11 @@ type served struct {
 
 // openServed opens all that a hub needs, so that what is wrong shows at once. Its
 // connections with the store are among own, which may be nil.
+// probeLeft says what a probe left in a store, whose credentials may not delete.
+func probeLeft(st store.Store, key string) string {
+	return fmt.Sprintf("the credentials of %s may not delete: all works but sweeps, and the probe of the store leaves one object, always the same: %s", store.Describe(st), key)
+}
+
 func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served, error) {
 	cfg := hub.Config{
 		Version: versionString(), Logger: logger, Hosts: append(hostNames(c.String("listen")), names(c, "host")...),
@@ -124,7 +129,10 @@ func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served,
 	}
 	err = archive.New(s.store).Writable(c.Context)
 	if err == nil {
-		err = store.Probe(c.Context, s.store)
+		var left string
+		if left, err = store.Probe(c.Context, s.store); left != "" && err == nil {
+			logger.Warn(probeLeft(s.store, left))
+		}
 	}
 	if err != nil && !errors.Is(err, archive.ErrRequires) { // which hub.Run tells, and serves what is there
 		return nil, fmt.Errorf("store %s: %w", store.Describe(s.store), err)

@@ -277,4 +277,6 @@ type SweepReport struct {
 	Deleted   int   `json:"deleted"`   // of those, still unheld, and deleted
 	Freed     int64 `json:"freed"`     // their stored bytes; of a dry run, those of the condemned
 	Voided    int   `json:"voided"`    // sessions that were ended: past their deadline, or of a process that had died
+
+	Kept string `json:"kept,omitempty"` // what the store keeps of what is deleted, for people; freed is 0 then
 }

@@ -392,7 +392,7 @@ func testCancel(t *testing.T, s store.Store) {
 
 func testProbe(t *testing.T, s store.Store) {
 	Put(t, s, "a", []byte("x"))
-	if err := store.Probe(t.Context(), s); err != nil {
+	if _, err := store.Probe(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"a"}, Keys(t, s, "")); diff != "" {
