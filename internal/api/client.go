@@ -126,7 +126,7 @@ func (c *Client) Create(ctx context.Context, req CreateRequest) (*Snapshot, erro
 	var s *Snapshot
 	stopped := false
 	err := c.retry(Patiently(ctx, nextHub), func() (again bool, err error) {
-		s, err = do[Snapshot](Patiently(ctx, 0), c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
+		s, err = do[Snapshot](ctx, c, call{method: http.MethodPost, path: "/snapshots", in: req, once: true})
 		var answer *Error
 		switch {
 		case err == nil:
