@@ -49,6 +49,7 @@ func Recording(dir string, now time.Time) error {
 // that, and what there is to warn of, until the context ends.
 func (a *agent) beat(ctx context.Context) {
 	a.depths = depths{warnBelow: a.cfg.RingWarn, words: a.cfg.roomier()}
+	a.warnOf("memory", tightMemory(memoryFiles))
 	failed := false
 	// The first flush comes after two ticks: until then the answer is no.
 	for every := 250 * time.Millisecond; ctx.Err() == nil; {

@@ -41,6 +41,9 @@ func TestRefused(t *testing.T) {
 		"a subject":        {values{"access.viewers[0].name": "x"}, "at '/access/viewers/0': missing property 'kind'"},
 		"a regex":          {values{"tap.regex": "api-("}, "missing closing )"},
 		"bpfOverride":      {values{"tap.bpfOverride": "net 0.0.0.0/0"}, "tap.bpfOverride is not supported yet: the filter language comes with a later version. Choose pods with tap.regex"},
+		"no memory":        {values{"agent.resources.limits.memory": "63Mi"}, "agent.resources.limits.memory is 63Mi: an agent needs 64Mi"},
+		"bytes":            {values{"agent.resources.limits.memory": "50000000"}, "an agent needs 64Mi"},
+		"a unit":           {values{"agent.resources.limits.memory": "0.05G"}, "agent.resources.limits.memory is 0.05G: an agent needs 64Mi"},
 		"two classes": {
 			values{"tap.snapshots.storageClass": "gp2", "tap.snapshots.local.storageClass": "gp3"},
 			"tap.snapshots.storageClass is gp2 and tap.snapshots.local.storageClass is gp3: they are two names of one value, give one of them",

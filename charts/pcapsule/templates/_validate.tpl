@@ -55,6 +55,14 @@ do about it.
 {{- end -}}
 {{- end -}}
 
+{{- $memory := dig "limits" "memory" "" (.Values.agent.resources | default dict) -}}
+{{- if $memory -}}
+{{- $bytes := include "pcapsule.bytes" $memory | int64 -}}
+{{- if and (gt $bytes 0) (lt $bytes 67108864) -}}
+{{- fail (printf "agent.resources.limits.memory is %v: an agent needs 64Mi, or it is killed, again and again, and records in between at best; give it more" $memory) -}}
+{{- end -}}
+{{- end -}}
+
 {{- with .Values.tls -}}
 {{- if and (eq .mode "secret") (not .existingSecret) -}}
 {{- fail "tls.mode=secret needs tls.existingSecret: the name of a Secret with tls.crt and tls.key" -}}
@@ -69,6 +77,16 @@ do about it.
 {{- fail "tls.mode=certManager needs tls.certManager.issuerRef.name: which issuer signs the hub's certificate?" -}}
 {{- end -}}
 {{- end -}}
+{{- end }}
+
+{{/* Bytes of a quantity of Kubernetes, as in 512Mi, 1G or 128974848; 0 of what is none. */}}
+{{- define "pcapsule.bytes" -}}
+{{- $text := toString . -}}
+{{- if kindIs "float64" . -}}{{- $text = printf "%.0f" . -}}{{- end -}}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text -}}
+{{- $unit := trimPrefix $number $text -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- if and $number (hasKey $factors $unit) -}}{{- mulf (float64 $number) (get $factors $unit) | floor | int64 -}}{{- else -}}0{{- end -}}
 {{- end }}
 
 {{/* What the cluster has to say about the claim. Nothing, where only templates are rendered. */}}

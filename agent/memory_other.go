@@ -1,0 +1,7 @@
+//go:build !linux
+
+package agent
+
+var memoryFiles []string
+
+func tightMemory([]string) string { return "" }
