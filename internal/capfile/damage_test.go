@@ -142,6 +142,34 @@ func TestTwoLengths(t *testing.T) {
 	}
 }
 
+// TestBadPcapPacket: a packet whose length makes no sense costs that packet, where
+// it is plain where the next one begins. Where it is not, the file ends there.
+func TestBadPcapPacket(t *testing.T) {
+	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+		for _, magic := range []uint32{magicMicros, magicNanos, magicModified} {
+			good := file(order, magic, 7)
+			one := (len(good) - 24) / 2
+			first, second := good[24:24+one], good[24+one:]
+			for _, captured := range []uint32{math.MaxUint32, math.MaxInt32, 300_000, 100 << 20} {
+				bad := bytes.Clone(first)
+				copy(bad[8:12], order.AppendUint32(nil, captured))
+				for place, b := range map[string][]byte{
+					"before": append(append(append(bytes.Clone(good[:24]), bad...), first...), second...),
+					"middle": append(append(append(bytes.Clone(good[:24]), first...), bad...), second...),
+				} {
+					a := accountOf(t, b)
+					if len(a.Times) != 2 || a.Lost[lostLengths] != 1 || a.Times[1]-a.Times[0] != 1e9 {
+						t.Errorf("%v %#x, %d bytes, %s: times %d, lost %v", order, magic, captured, place, a.Times, a.Lost)
+					}
+				}
+				if times, _, err := readAll(append(bytes.Clone(good), bad...)); len(times) != 2 || err == nil {
+					t.Errorf("%v %#x, %d bytes, at the end: %d packets, error %v", order, magic, captured, len(times), err)
+				}
+			}
+		}
+	}
+}
+
 // TestLateSeconds: seconds have no sign; those that may have had one are counted.
 func TestLateSeconds(t *testing.T) {
 	const kind = "seconds that were before 1970 if they had a sign, and were taken for times after 2038"

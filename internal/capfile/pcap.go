@@ -2,7 +2,9 @@ package capfile
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 )
 
@@ -108,7 +110,6 @@ func (f *Reader) variant(minor uint16) string {
 // secondFits tells whether b, the packets of a file, has a sensible second packet
 // header where it should be if headers have so many bytes.
 func (s *pcapState) secondFits(b []byte, header int) bool {
-	const day, longest = 24 * 60 * 60, 262144
 	if len(b) < header {
 		return false
 	}
@@ -133,9 +134,19 @@ func (f *Reader) nextPcap(p *Packet) error {
 		captured, orig = orig, captured
 	}
 	if captured > maxBlock {
+		if f.skipPacket() {
+			return f.nextPcap(p)
+		}
 		return fmt.Errorf("%w: a packet of %d bytes", ErrFormat, captured)
 	}
 	data, err := f.src.more(int(captured))
+	const tries = 100 // each may read the rest of the file once more
+	if errors.Is(err, ErrTruncated) && captured > longest && captured > f.interfaces[0].SnapLen && f.lost[lostLengths] < tries {
+		f.src.unread()
+		if f.skipPacket() {
+			return f.nextPcap(p)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -153,6 +164,51 @@ func (f *Reader) nextPcap(p *Packet) error {
 		Data:    data,
 	}
 	return nil
+}
+
+// longest is what no packet of most files exceeds: the snaplen of the usual tools.
+const longest = 262144
+
+// skipPacket goes on to the next packet after the header of one whose length makes
+// no sense, where one is near: where two headers in a row are sensible or, after
+// the first packet, one and the file's end.
+func (f *Reader) skipPacket() bool {
+	b, err := f.src.r.Peek(f.src.r.Size())
+	for at := range b {
+		if next, ok := f.pcap.sensible(b[at:]); ok {
+			next += at
+			_, ok = f.pcap.sensible(b[min(next, len(b)):])
+			if apart := f.pcap.seconds(b, next) - f.pcap.seconds(b, at); ok && apart < day && apart > -day || next == len(b) && errors.Is(err, io.EOF) && f.packets > 0 {
+				f.lost[lostLengths]++
+				f.src.skip(at)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+const day = 24 * 60 * 60
+
+// sensible tells whether b begins with the header of a packet as most are, and
+// where the next one begins.
+func (s *pcapState) sensible(b []byte) (next int, ok bool) {
+	if len(b) < s.header {
+		return 0, false
+	}
+	captured, orig := s.order.Uint32(b[8:]), s.order.Uint32(b[12:])
+	if int64(s.order.Uint32(b[4:]))*s.scale >= 1e9 || captured == 0 || captured > orig || orig > longest || s.order.Uint32(b) == 0 {
+		return 0, false
+	}
+	return s.header + int(captured), true
+}
+
+// seconds are those of the header at some place in b; 0 when it is not there.
+func (s *pcapState) seconds(b []byte, at int) int64 {
+	if at+4 > len(b) {
+		return 0
+	}
+	return int64(s.order.Uint32(b[at:]))
 }
 
 // original is the length of a packet on the wire. Some files say that more was

@@ -248,7 +248,9 @@ func (s *source) more(n int) ([]byte, error) {
 			s.buf = append(make([]byte, 0, min(n, 2*have+want)), s.buf...)
 		}
 		s.buf = s.buf[:have+want]
+		at := s.offset
 		if err := s.full(s.buf[have:]); err != nil {
+			s.buf = s.buf[:have+int(s.offset-at)]
 			if errors.Is(err, io.EOF) {
 				err = ErrTruncated
 			}
@@ -256,4 +258,16 @@ func (s *source) more(n int) ([]byte, error) {
 		}
 	}
 	return s.buf, nil
+}
+
+// unread gives back what more read last, up to the end of the file.
+func (s *source) unread() {
+	s.offset -= int64(len(s.buf))
+	s.r = bufio.NewReaderSize(bytes.NewReader(bytes.Clone(s.buf)), 1<<16)
+}
+
+// skip skips n bytes that were peeked at.
+func (s *source) skip(n int) {
+	n, _ = s.r.Discard(n) // they are there
+	s.offset += int64(n)
 }
