@@ -97,6 +97,7 @@ func decodeIntent(b []byte, id string, stored time.Time) Intent {
 type Attempt struct {
 	Intent
 	Outcome Outcome
+	Err     error // why the store does not give the intent; of Intent only the id is known then
 }
 
 // Who tells people who runs the session.
@@ -134,30 +135,48 @@ func (a *Archive) attempts(ctx context.Context, expected map[string]bool) (all [
 	listed := map[string]bool{}
 	for info, err := range a.st.List(ctx, manifest.IntentsDir) {
 		o := store.AsObstacle(err)
-		if o != nil && inside(o.Path, manifest.IntentsDir) && (o.Name || litterIn(o.Path, manifest.IntentsDir)) {
-			info.Key, err = o.Path, nil
-		}
-		if err != nil {
+		if o != nil && inside(o.Path, manifest.IntentsDir) {
+			info.Key = o.Path
+		} else if err != nil {
 			return nil, "", fmt.Errorf("list intents: %w", err)
 		}
-		id := strings.TrimPrefix(info.Key, manifest.IntentsDir)
-		if manifest.CheckID(id) != nil {
-			if !litterIn(info.Key, manifest.IntentsDir) {
-				stray = info.Key
-			}
+		id, _, folder := strings.Cut(strings.TrimPrefix(info.Key, manifest.IntentsDir), "/")
+		switch {
+		case litter(id):
 			continue
+		case manifest.CheckID(id) != nil:
+			stray = info.Key
+			continue
+		case o == nil && folder:
+			err = fmt.Errorf("%s is a folder where an intent should be: move it out of the store", manifest.IntentPath(id))
+		case o != nil:
+			err = o
+		}
+		if listed[id] {
+			continue // by another file in a folder
 		}
 		listed[id] = true
-		all = append(all, Attempt{Intent: Intent{ID: id, Created: info.Modified}})
+		all = append(all, Attempt{Intent: Intent{ID: id, Created: info.Modified}, Err: err})
 	}
 	if err := a.missed(ctx, expected, func(id string) bool { return listed[id] }, manifest.IntentPath); err != nil {
 		return nil, "", fmt.Errorf("list intents: %w", err)
 	}
 	known := make([]bool, len(all))
 	err = a.each(ctx, len(all), func(ctx context.Context, i int) error {
-		t, err := a.attempt(ctx, all[i].ID, all[i].Created)
-		if absent(err) {
+		t, err := all[i], all[i].Err
+		if err == nil {
+			t, err = a.attempt(ctx, t.ID, t.Created)
+		}
+		switch {
+		case absent(err):
 			return nil // taken away since, so the session has ended
+		case all[i].Err != nil || store.AsObstacle(err) != nil:
+			t = all[i]
+			t.Err = fmt.Errorf("session %s: %w", t.ID, err)
+			t.Outcome, err = a.outcome(ctx, t.ID, true)
+			if store.AsObstacle(err) != nil {
+				err = nil // the snapshot's own trouble
+			}
 		}
 		all[i], known[i] = t, true
 		return err
@@ -183,7 +202,7 @@ func (a *Archive) attempt(ctx context.Context, id string, stored time.Time) (Att
 		return Attempt{}, fmt.Errorf("read intent of session %s: %w", id, err)
 	}
 	o, err := a.outcome(ctx, id, true)
-	return Attempt{decodeIntent(b, id, stored), o}, err
+	return Attempt{Intent: decodeIntent(b, id, stored), Outcome: o}, err
 }
 
 // buried is the reason for which a session of a dead process is void.

@@ -16,6 +16,9 @@ func (a *Archive) checkName(ctx context.Context, name, id string) error {
 		return fmt.Errorf("look for other sessions of this name: %w", err)
 	}
 	for _, t := range attempts {
+		if t.Err != nil && t.ID != id && (t.Outcome.State == Undecided || t.Outcome.State == "") {
+			return fmt.Errorf("cannot tell the names of sessions under way: %w", t.Err)
+		}
 		if t.ID == id || t.Name != name || t.Outcome.State != Undecided {
 			continue
 		}

@@ -38,6 +38,9 @@ func (a *Archive) Remove(ctx context.Context, ref, by string) (Removal, error) {
 	if found.Session == nil {
 		return found, a.Delete(ctx, found.ID, by)
 	}
+	if err := a.Writable(ctx); err != nil {
+		return Removal{}, fmt.Errorf("end session %s: %w", found.ID, err)
+	}
 	o, err := a.end(ctx, found.ID, "it was deleted by "+by+" while it was being made")
 	switch {
 	case err != nil:
@@ -110,7 +113,7 @@ func (a *Archive) removableID(ctx context.Context, id string) (Removal, error) {
 		ended := VoidedError{ID: id, Successor: o.Successor, Reason: o.Reason}
 		return Removal{}, fmt.Errorf("%w: %w", ErrNotFound, &ended)
 	case Unknown:
-		return Removal{}, fmt.Errorf("%w: %q", ErrNotFound, id)
+		return Removal{}, a.noSnapshot(ctx, id, fmt.Errorf("%w: %q", ErrNotFound, id))
 	}
 	t, err := a.attempt(ctx, id, time.Time{})
 	if err != nil {

@@ -101,6 +101,9 @@ func (s *sweep) sessions(ctx context.Context) ([]Attempt, error) {
 		}
 		marked := false
 		for _, t := range attempts {
+			if t.Err != nil {
+				return nil, fmt.Errorf("cannot tell which sessions are under way: %w", t.Err)
+			}
 			s.seen[t.ID] = true
 			marked = marked || t.ID == mark
 		}

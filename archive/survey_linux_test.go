@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -100,6 +101,7 @@ func TestSurveyAgrees(t *testing.T) {
 		{"chunks in part behind a link", steps{folder("c"), link("../c", "chunks/c0")}, true, true, true, false},
 		{"link for an intent", steps{folder("intents"), link("nowhere", "intents/"+testID(5))}, true, true, true, false},
 		{"folder for an intent", steps{folder("intents/" + testID(5)), file("intents/" + testID(5) + "/x")}, true, true, true, false},
+		{"link for all intents", steps{link(other, "intents")}, true, true, true, false},
 		{"copy of an intent", steps{folder("intents"), file("intents/" + testID(5) + " (copy)")}, true, true, true, false},
 		{"link for a condemned list", steps{folder("gc"), link("nowhere", manifest.CondemnedPath(1))}, true, true, true, false},
 		{"folder for a condemned list", steps{folder(manifest.CondemnedPath(1)), file(manifest.CondemnedPath(1) + "/x")}, true, true, true, false},
@@ -188,5 +190,38 @@ func TestSurveyOverlooks(t *testing.T) {
 		if _, err := os.Lstat(filepath.Join(dir, path)); err != nil && !strings.HasPrefix(path, in(testID(0))) {
 			t.Errorf("swept: %v", err)
 		}
+	}
+}
+
+// TestIntentUnread: a session whose intent is no file, or another user's, is in the
+// list without a name; whoever must know the name, or wait for it, stops.
+func TestIntentUnread(t *testing.T) {
+	dir, a := folderArchive(t)
+	at := filepath.Join(dir, manifest.IntentPath(testID(5)))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.Symlink("nowhere", at)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := a.UnderWay(t.Context())
+	if err != nil || len(list) != 1 || list[0].ID != testID(5) || store.AsObstacle(list[0].Err) == nil {
+		t.Errorf("UnderWay: %+v, %v", list, err)
+	}
+	for name, err := range map[string]error{
+		"Begin":  create(t.Context(), a, testIntent(6, "another"), "chunk"),
+		"Remove": func() error { _, err := a.Remove(t.Context(), testID(5), "test"); return err }(),
+		"Sweep": func() error {
+			_, err := a.Sweep(t.Context(), SweepOptions{Now: func() time.Time { return later }})
+			return err
+		}(),
+	} {
+		if store.AsObstacle(err) == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	begun, err := a.TakeOver(t.Context(), func(Intent) bool { return true }, func(in Intent) (Intent, error) { return in, nil })
+	if len(begun) != 0 || err != nil {
+		t.Errorf("TakeOver: %v, %v", begun, err)
+	}
+	if _, err := os.Lstat(at); err != nil {
+		t.Error(err)
 	}
 }

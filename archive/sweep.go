@@ -288,6 +288,9 @@ func (s *sweep) tidy(ctx context.Context) error {
 		return err
 	}
 	for _, t := range attempts {
+		if t.Err != nil {
+			continue // there is nothing to delete that it could hold
+		}
 		if why := s.hopeless(t); t.Outcome.State == Undecided && why != "" {
 			if t.Outcome, err = s.void(ctx, t.ID, why); err != nil {
 				return err

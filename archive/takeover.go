@@ -37,7 +37,7 @@ func (a *Archive) TakeOver(ctx context.Context, mine func(Intent) bool, next fun
 	var begun []*Session
 	var errs []error
 	for _, t := range attempts {
-		if !mine(t.Intent) {
+		if t.Err != nil || !mine(t.Intent) {
 			continue
 		}
 		s, err := a.takeOver(ctx, t, next)

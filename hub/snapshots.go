@@ -12,6 +12,7 @@ import (
 	"pcapsule/archive"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 const (
@@ -156,7 +157,9 @@ func (h *Hub) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 		list = append(list, v)
 	}
 	others, err := h.archive.UnderWay(r.Context())
-	if err != nil {
+	if store.AsObstacle(err) != nil {
+		h.log.Warn("sessions of others are not in the list", "error", err)
+	} else if err != nil {
 		return err
 	}
 	for _, t := range others {

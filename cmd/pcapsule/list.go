@@ -14,6 +14,7 @@ import (
 	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 func listCommand() *cli.Command {
@@ -81,7 +82,9 @@ func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 	}
 	// Sessions first: one that ends in between is then in the list twice, not missing.
 	sessions, err := a.UnderWay(c.Context)
-	if err != nil {
+	if store.AsObstacle(err) != nil {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: sessions under way are not in the list: %s\n", oneLine(err.Error()))
+	} else if err != nil {
 		return nil, err
 	}
 	for _, t := range sessions {
