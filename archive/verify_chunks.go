@@ -204,7 +204,7 @@ func (c *chunkChecker) check(ctx context.Context, st store.Store, j chunkJob) (c
 	if !errors.Is(err, io.EOF) {
 		return f, fmt.Errorf("%w; %s", err, doRebuild)
 	}
-	if err := compareMeta(j.entry, r.Meta()); err != nil {
+	if err := j.entry.Describes(r.Meta()); err != nil {
 		return f, fmt.Errorf("%w; %s", err, doRebuild)
 	}
 	f.good, f.interfaces, f.recorder = true, r.Interfaces(), r.Header().Node
@@ -224,19 +224,6 @@ func (c *chunkChecker) read(ctx context.Context, st store.Store, e manifest.Entr
 		return nil, fmt.Errorf("read: %w", err)
 	}
 	return c.buf.Bytes(), nil
-}
-
-// compareMeta holds what a chunk turned out to be against what its entry says.
-func compareMeta(e manifest.Entry, m chunker.Meta) error {
-	got := manifest.Entry{
-		Key: e.Key, Size: m.Size, RawSize: m.RawSize, SHA256: e.SHA256,
-		First: manifest.Nanos(m.First), Last: manifest.Nanos(m.Last), Records: m.Records, Drops: m.Drops,
-	}
-	if got == e {
-		return nil
-	}
-	return fmt.Errorf("it has %d raw bytes and %d records from %d to %d, %d dropped; the inventory says %d, %d, %d to %d, %d",
-		got.RawSize, got.Records, got.First, got.Last, got.Drops, e.RawSize, e.Records, e.First, e.Last, e.Drops)
 }
 
 // intern returns list, or one that is equal and was met before.

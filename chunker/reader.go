@@ -90,9 +90,12 @@ type Reader struct {
 }
 
 // Open checks that the size bytes of src are a chunk of stream with the address
-// want: it reads all of them, before any is decompressed.
+// want: it reads all of them, before any is decompressed. What is then read for
+// the second time is used only if it is what was read for the first: unless src is
+// Fixed, that is checked, too.
 func Open(src io.ReaderAt, size int64, want Hash, stream string) (*Reader, error) {
-	if err := VerifyHash(io.NewSectionReader(src, 0, size), size, want); err != nil {
+	src, err := verify(src, size, want)
+	if err != nil {
 		return nil, err
 	}
 	r := &Reader{src: src, size: size, stream: stream, meta: Meta{Stream: stream, Hash: want, Size: size}}

@@ -154,7 +154,7 @@ func (h *Hub) stream(w http.ResponseWriter, r *http.Request, form, kind, file st
 	}
 	switch {
 	case s.trailers:
-		header.Set("Trailer", api.TrailerError+", "+api.TrailerComplete+", "+api.TrailerEmpty)
+		header.Set("Trailer", api.TrailerError+", "+api.TrailerCode+", "+api.TrailerComplete+", "+api.TrailerEmpty)
 	case size >= 0:
 		header.Set("Content-Length", strconv.FormatInt(size, 10))
 	}
@@ -185,7 +185,9 @@ func (s *stream) end(err error) error {
 		}
 		return err
 	case err != nil && s.trailers:
-		header.Set(api.TrailerError, oneLine(problem(err).Message))
+		e := problem(err)
+		header.Set(api.TrailerError, oneLine(e.Message))
+		header.Set(api.TrailerCode, e.Code)
 		return nil
 	case err != nil:
 		panic(http.ErrAbortHandler) // net/http breaks the connection, and is quiet about it

@@ -63,6 +63,17 @@ func (e Entry) validateNumbers() error {
 	return nil
 }
 
+// Describes holds an entry against what its chunk turned out to be when it was
+// read to its end.
+func (e Entry) Describes(m chunker.Meta) error {
+	if m.Size == e.Size && m.RawSize == e.RawSize && m.Records == e.Records && m.Drops == e.Drops &&
+		Nanos(m.First) == e.First && Nanos(m.Last) == e.Last {
+		return nil
+	}
+	return fmt.Errorf("it has %d raw bytes and %d records from %d to %d, %d dropped; the inventory says %d, %d, %d to %d, %d",
+		m.RawSize, m.Records, m.First, m.Last, m.Drops, e.RawSize, e.Records, e.First, e.Last, e.Drops)
+}
+
 func (e Entry) totals() Totals {
 	return Totals{Chunks: 1, Size: e.Size, RawSize: e.RawSize, Records: e.Records, Drops: e.Drops}
 }

@@ -48,6 +48,12 @@ func TestBrokenChunk(t *testing.T) {
 		{"missing", func(s *snapshot, key string) { delete(s.store.bytes, key) }, store.ErrNotExist},
 		{"begins before its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].First++ }, chunker.ErrDamaged},
 		{"ends after its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].Last-- }, chunker.ErrDamaged},
+		{"begins after its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].First-- }, chunker.ErrDamaged},
+		{"ends before its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].Last++ }, chunker.ErrDamaged},
+		{"fewer packets than its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].Records++ }, chunker.ErrDamaged},
+		{"more packets than its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].Records-- }, chunker.ErrDamaged},
+		{"more raw bytes than its inventory says", func(s *snapshot, key string) { s.inventories["a"][15].RawSize-- }, chunker.ErrDamaged},
+		{"no drops, and its inventory says some", func(s *snapshot, key string) { s.inventories["a"][15].Drops = 1 << 40 }, chunker.ErrDamaged},
 		{"of a giant size", func(s *snapshot, key string) { s.inventories["a"][15].Size = 1 << 40 }, chunker.ErrDamaged},
 		{"of a foreign key", func(s *snapshot, key string) {
 			s.store.bytes["x"] = s.store.bytes[key]

@@ -122,7 +122,8 @@ func local(r io.ReadCloser) (handle, bool) {
 
 // files are the open files of a depot: a bounded number, so that more chunks can
 // overlap than a process may have files. Those that were closed to make room are
-// opened again when they are read; an immutable object is still the same then.
+// opened again when they are read; chunker.Reader makes sure that they are still
+// the same.
 type files struct {
 	store store.Store
 
@@ -292,6 +293,9 @@ func (m *inMemory) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// Fixed says that this process alone has the bytes.
+func (m *inMemory) Fixed() {}
+
 func (m *inMemory) release() {
 	m.memory.free(m.b)
 	m.b = nil
@@ -348,6 +352,9 @@ type slot struct {
 }
 
 func (s *slot) ReadAt(b []byte, off int64) (int, error) { return s.spool.f.ReadAt(b, s.at+off) }
+
+// Fixed says that nobody else writes to the file.
+func (s *slot) Fixed() {}
 
 func (s *slot) WriteAt(b []byte, off int64) (int, error) {
 	n, err := s.spool.f.WriteAt(b, s.at+off)

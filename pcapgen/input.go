@@ -9,6 +9,7 @@ import (
 
 	"pcapsule/chunker"
 	"pcapsule/internal/pcapng"
+	"pcapsule/manifest"
 )
 
 // A batch is some consecutive records of an input, ready to be copied to the
@@ -57,19 +58,43 @@ type input struct {
 // errDone ends an input.
 var errDone = errors.New("nothing more of this chunk")
 
-// decode fills b with records, one at least, or returns errDone.
+// decode fills b with records, one at least, or returns errDone. The chunk was
+// then read to its end, also where that is after the window, and is what its
+// inventory says.
 func (in *input) decode(b *batch, stages []stage) error {
-	for !in.past {
-		err := in.fill(b, stages)
+	for {
+		var err error
+		if in.past {
+			if err = in.reader.Next(&b.Batch); err == nil {
+				err = in.check(b)
+			}
+			b.next = len(b.Ends) // none of it is wanted
+		} else {
+			err = in.fill(b, stages)
+		}
 		if err == io.EOF {
-			break
+			err = in.account()
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, errDone):
+			return errDone
+		case err != nil:
 			return fmt.Errorf("chunk %s: %w", in.key(), err)
-		}
-		if b.next < len(b.Ends) {
+		case b.next < len(b.Ends):
 			return nil
 		}
+	}
+}
+
+// account holds a chunk that was read to its end against its inventory, of which
+// the export tells the drops. It returns errDone when they agree.
+func (in *input) account() error {
+	said := manifest.Entry{
+		Size: in.size, RawSize: in.rawSize, Records: in.records, Drops: in.drops,
+		First: manifest.Nanos(in.first), Last: manifest.Nanos(in.last),
+	}
+	if err := said.Describes(in.reader.Meta()); err != nil {
+		return fmt.Errorf("%w: %w", chunker.ErrDamaged, err)
 	}
 	return errDone
 }

@@ -138,6 +138,9 @@ func eventLines(ctx context.Context, e manifest.Entry, o object, f func(at int64
 	for {
 		err := r.Next(&b)
 		if err == io.EOF {
+			if err := e.Describes(r.Meta()); err != nil {
+				return fmt.Errorf("chunk %s: %w: %w", e.Key, chunker.ErrDamaged, err)
+			}
 			return nil
 		}
 		if err != nil {

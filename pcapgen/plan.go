@@ -40,7 +40,10 @@ type chunk struct {
 	hash        chunker.Hash
 	generation  uint64 // of its key
 	size        int64
-	first, last int64  // as its inventory says
+	first, last int64 // as its inventory says
+	rawSize     int64
+	records     uint64
+	drops       uint64
 	begin       int64  // the merge may need its records from this time on
 	node        uint32 // in the plan
 	order       uint32 // in the node's inventory
@@ -199,7 +202,7 @@ func (p *plan) addChunks(ctx context.Context, src Source, mn *manifest.Node, at 
 			p.drops += e.Drops
 			p.chunks = append(p.chunks, chunk{
 				hash: k.Hash, generation: k.Generation, size: e.Size,
-				first: first, last: last, begin: max(first, n.from), node: at, order: order,
+				first: first, last: last, rawSize: e.RawSize, records: e.Records, drops: e.Drops, begin: max(first, n.from), node: at, order: order,
 			})
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"pcapsule/archive"
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/pcapgen"
 )
@@ -49,7 +50,8 @@ func exitCode(err error) int {
 	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks || ae.Code == api.CodeUnknownNode || ae.Code == api.CodeUnknownName) {
 		return exitUsage
 	}
-	if errors.As(err, &ae) && (ae.Code == api.CodeUntrusted || ae.Code == api.CodeDamaged) || errors.Is(err, archive.ErrDamaged) {
+	if errors.As(err, &ae) && (ae.Code == api.CodeUntrusted || ae.Code == api.CodeDamaged) ||
+		errors.Is(err, archive.ErrDamaged) || errors.Is(err, chunker.ErrDamaged) {
 		return exitVerification
 	}
 	var (

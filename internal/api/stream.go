@@ -22,6 +22,7 @@ const (
 	HeaderTrailers  = "Pcapsule-Trailers" // of a request: "1"
 	HeaderLength    = "Pcapsule-Length"   // of the answer: bytes that will come, where known
 	TrailerError    = "Pcapsule-Error"    // what went wrong, one line
+	TrailerCode     = "Pcapsule-Code"     // its code, as an Error has it
 	TrailerComplete = "Pcapsule-Complete" // "true": that was all
 	TrailerEmpty    = "Pcapsule-Empty"    // of an export without packets: why, one line
 )
@@ -131,7 +132,7 @@ func (s *Stream) ended(err error) error {
 	line := s.resp.Trailer.Get(TrailerError)
 	switch {
 	case line != "":
-		return errors.New(line)
+		return &Error{Status: s.resp.StatusCode, Code: s.resp.Trailer.Get(TrailerCode), Message: line}
 	case errors.Is(err, io.EOF) && s.resp.Trailer.Get(TrailerComplete) == "true":
 		return io.EOF
 	case errors.Is(err, io.EOF):
