@@ -407,7 +407,7 @@ func (h *Hub) expect(ctx context.Context) {
 				continue // of an import
 			}
 			names = append(names, n.Name)
-			if late && len(n.Coverage) > 0 && next.seen[n.Name].IsZero() {
+			if late && (len(n.Coverage) > 0 || watched(&n)) && next.seen[n.Name].IsZero() {
 				next.seen[n.Name] = created
 			}
 		}
