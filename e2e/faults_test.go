@@ -4,9 +4,11 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -295,7 +297,15 @@ func wrongCredentials(t *testing.T, r *release, me *laptop) {
 	}
 }
 
+// anotherKey: a hub that signs with another key than before is refused, until the
+// user forgets the one of before.
 func anotherKey(t *testing.T, r *release, me *laptop) {
+	var before struct {
+		SignerKey string `json:"signer_key"`
+	}
+	if err := json.Unmarshal([]byte(me.want(t, fine, "snapshot", "show", "all", "-o", "json").stdout), &before); err != nil {
+		t.Fatal(err)
+	}
 	if err := client.CoreV1().Secrets(r.namespace).Delete(t.Context(), r.name+"-signing-key", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -308,11 +318,16 @@ func anotherKey(t *testing.T, r *release, me *laptop) {
 		return nil
 	})
 	from := traffic(t, 2)
-	created := me.want(t, fine, "snapshot", "create", "another-key", "--from", from.UTC().Format(time.RFC3339Nano))
-	if !strings.Contains(created.stderr, "another key") {
-		t.Errorf("no warning about the key:\n%s", created.stderr)
+	refused := me.want(t, notVerified, "snapshot", "create", "another-key", "--from", from.UTC().Format(time.RFC3339Nano))
+	way := regexp.MustCompile("another key.*`pcapsule (key forget [^`]+)`").FindStringSubmatch(refused.stderr)
+	if way == nil {
+		t.Fatalf("it is not refused for its key:\n%s", refused.stderr)
 	}
+	me.want(t, notVerified, "snapshot", "list")
+	me.want(t, fine, strings.Fields(way[1])...)
+	me.want(t, fine, "snapshot", "create", "another-key", "--from", from.UTC().Format(time.RFC3339Nano))
+	me.want(t, fine, "verify", "another-key")
+	me.want(t, fine, append([]string{"key", "trust"}, strings.Fields(before.SignerKey)...)...)
 	me.want(t, fine, "verify", "all")
-	me.want(t, notVerified, "verify", "another-key")
 	me.want(t, fine, "snapshot", "delete", "another-key")
 }
