@@ -54,10 +54,10 @@ func (d *depths) look(now time.Time, depth time.Duration, full bool) string {
 	case most < leastDepth || depth >= most/collapse:
 		d.fell = ""
 	case d.fell == "":
-		d.fell = fmt.Sprintf("the ring reached back %s within the last hour, and now less than a quarter of that: much more comes in than before, and has driven out what was older%s", span(most), d.words)
+		d.fell = fmt.Sprintf("the ring reached back %s within the last hour, and now less than a quarter of that, as more comes in%s", span(most), d.words)
 	}
 	if d.fell == "" && depth < d.warnBelow {
-		return fmt.Sprintf("the ring reaches back less than the %s that it should%s", span(d.warnBelow), d.words)
+		return fmt.Sprintf("the ring reaches back less than the %s that it is to%s", span(d.warnBelow), d.words)
 	}
 	return d.fell
 }

@@ -23,10 +23,14 @@ func (a *agent) thinned(address netip.Addr, count uint64, from, to int64) {
 	a.ring.AddGap(ring.Gap{
 		Stream: chunker.Packets, Reason: manifest.GapOverShare, From: manifest.Nanos(from), To: manifest.Nanos(to), Count: count, Detail: who,
 	})
+	// The warning keeps naming the first: two ends of a flow would take turns.
+	if last := a.overShare.Load(); last != nil && a.now().Sub(last.at).Abs() <= thinnedFor {
+		who = last.who
+	}
 	a.overShare.Store(&overShare{a.now(), who})
 }
 
-// overShare is who had its share of the ring last.
+// overShare is who had its share of the ring, and when packets were last left out.
 type overShare struct {
 	at  time.Time
 	who string

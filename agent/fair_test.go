@@ -28,7 +28,7 @@ func TestOverShare(t *testing.T) {
 	}
 	a.feeder.cfg.OnThinned(netip.Addr{}, 2, began.UnixNano(), began.UnixNano()+1000)
 	h.awaitPoll("it is warned of", func(p api.PollRequest) bool {
-		return strings.Contains(strings.Join(p.Warnings, " "), "packets are left out beyond the share of the ring that each address has (--fair): of several addresses")
+		return strings.Contains(strings.Join(p.Warnings, " "), "packets are left out beyond the share of the ring that each address has (--fair): of 10.0.0.7")
 	})
 	to := time.Now()
 	h.ask("s", began, to)

@@ -53,8 +53,9 @@ func (a *agent) beat(ctx context.Context) {
 	failed := false
 	// The first flush comes after two ticks: until then the answer is no.
 	for every := 250 * time.Millisecond; ctx.Err() == nil; {
+		_, begun := a.rec.through() // a problem before, and no news
 		problems := a.problems()
-		if _, begun := a.rec.through(); begun {
+		if begun {
 			every = beatEvery
 			for _, p := range problems {
 				if !strings.HasPrefix(p.about, "interface ") { // warned of where they are followed

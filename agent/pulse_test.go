@@ -15,6 +15,7 @@ import (
 	"pcapsule/agent/packets"
 	"pcapsule/agent/ring"
 	"pcapsule/chunker"
+	"pcapsule/internal/api"
 )
 
 // present is a source that has some interfaces.
@@ -105,6 +106,20 @@ func TestPulse(t *testing.T) {
 	a.stop(t)
 	if err := Recording(dir, time.Now()); !errors.Is(err, ring.ErrNoPulse) {
 		t.Errorf("after its end: %v", err)
+	}
+}
+
+// Warnings are whole: a hub takes so many bytes of each.
+func TestWarningsFit(t *testing.T) {
+	for _, cfg := range []Config{{}, {Kubernetes: new(rest.Config)}, {Fair: 0.5}} {
+		d := depths{warnBelow: 100 * 24 * time.Hour, words: cfg.roomier()}
+		now := time.Unix(1_700_000_000, 0)
+		d.look(now, 1000*24*time.Hour, true)
+		for _, text := range []string{d.look(now, time.Second, true), (&depths{warnBelow: 1e6 * time.Hour, words: cfg.roomier()}).look(now, 0, true)} {
+			if text == "" || len(text) > api.MaxWarning {
+				t.Errorf("%d bytes: %q", len(text), text)
+			}
+		}
 	}
 }
 

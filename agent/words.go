@@ -33,7 +33,7 @@ func (c Config) wayOut(err error) error {
 func (c Config) roomier() string {
 	words := c.words()
 	if c.Fair == 0 {
-		return fmt.Sprintf(": make it larger (%s), or bound what one address may take of it (%s)", words.RingSize, words.Fair)
+		return fmt.Sprintf(": make it larger (%s), or bound what one address may have (%s)", words.RingSize, words.Fair)
 	}
 	return fmt.Sprintf(": make it larger (%s)", words.RingSize)
 }

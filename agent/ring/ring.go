@@ -242,13 +242,22 @@ func (r *Ring) Streams() []string {
 	return out
 }
 
-// Since is the time from which on nothing of a stream was recycled. Full tells
-// whether anything of it ever was: else the ring reaches back to when it was begun.
+// Since is the time to which the ring reaches back for a stream: from which on
+// nothing was recycled, or that of the first record when nothing ever was, which is
+// not full. Of a stream that was never recorded it is the zero time.
 func (r *Ring) Since(stream string) (t time.Time, full bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, full := r.state.Evicted[stream]
-	return (e + 1).Time(), full
+	evicted, full := r.state.Evicted[stream]
+	if full {
+		return (evicted + 1).Time(), true
+	}
+	for _, run := range r.state.Runs {
+		if run.Stream == stream && (t.IsZero() || run.From.Time().Before(t)) {
+			t = run.From.Time()
+		}
+	}
+	return t, false
 }
 
 // Usage tells how full the ring is.

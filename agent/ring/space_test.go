@@ -225,10 +225,21 @@ func TestFloods(t *testing.T) {
 		})
 	}
 
+	// What was never recycled reaches back to when it was begun.
+	r := open(t, t.TempDir(), testOptions())
+	if from, full := r.Since(chunker.Packets); !from.IsZero() || full {
+		t.Errorf("a ring of nothing reaches back to %s, full: %v", from, full)
+	}
+	r.Begin(chunker.Packets, start)
+	r.Begin(chunker.Packets, start+5)
+	if from, full := r.Since(chunker.Packets); from.UnixNano() != start || full {
+		t.Errorf("a ring that was begun at %d reaches back to %d, full: %v", start, from.UnixNano(), full)
+	}
+
 	// Both at once: each keeps its newest, and the events no more than their share.
 	dir := t.TempDir()
 	opt := testOptions()
-	r := open(t, dir, opt)
+	r = open(t, dir, opt)
 	for i := range int64(200) {
 		mustPutOf(t, r, chunker.Kubernetes, start+i*1_000_000_000, 20_000)
 		mustPutOf(t, r, chunker.Packets, start+i*1_000_000_000, 20_000)
