@@ -207,10 +207,7 @@ func (s *S3) explainAnswer(a *answerError) error {
 func (s *S3) explainRedirect(to *url.URL) string {
 	host := strings.TrimPrefix(to.Host, s.opt.Bucket+".")
 	from, _ := url.Parse(s.opt.endpointName())
-	switch {
-	case from != nil && from.Scheme == "http" && to.Scheme == "https" && strings.EqualFold(from.Hostname(), strings.TrimPrefix(to.Hostname(), s.opt.Bucket+".")):
-		return fmt.Sprintf("%s redirects to %s://%.100s: write AWS_ENDPOINT_URL with https://, if that is the S3 service", s.opt.endpointName(), to.Scheme, host)
-	case from != nil && strings.EqualFold(from.Host, host):
+	if from != nil && from.Scheme == to.Scheme && strings.EqualFold(from.Host, host) {
 		return fmt.Sprintf("%s redirects to another path of its own, which no S3 service does: check AWS_ENDPOINT_URL", s.opt.endpointName())
 	}
 	return fmt.Sprintf("%s redirects to %s://%.100s, which was not followed: if that is the S3 service, set AWS_ENDPOINT_URL to it (and AWS_REGION to its region); if it is a login page, log in first",
