@@ -26,6 +26,7 @@ type held struct {
 	keys        map[uint64]struct{}
 	ids         map[string]bool // snapshots taken in, void markers seen
 	voids       map[string]bool // of them, void markers
+	marks       map[string]bool // of those, marks of sweeps
 	listed      map[string]bool // ids in the last list
 	inventories map[string]bool // taken in, whole
 }
@@ -33,7 +34,7 @@ type held struct {
 func newHeld(a *Archive) *held {
 	return &held{
 		a: a, seed: maphash.MakeSeed(), keys: map[uint64]struct{}{},
-		ids: map[string]bool{}, voids: map[string]bool{}, inventories: map[string]bool{},
+		ids: map[string]bool{}, voids: map[string]bool{}, marks: map[string]bool{}, inventories: map[string]bool{},
 	}
 }
 
@@ -131,6 +132,11 @@ func (h *held) read(ctx context.Context, id string) (void bool, err error) {
 		return false, err
 	}
 	if v, _ := readVerdict(b, id); v.void {
+		if isMark(id) && v.reason == markReason {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.marks[id] = true
+		}
 		return true, nil
 	}
 	m, err := manifest.Decode(b)

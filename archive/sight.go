@@ -51,7 +51,7 @@ func (s *sweep) mark(ctx context.Context, intent bool) (id string, err error) {
 	if _, err := s.a.void(ctx, id, "", markReason); err != nil {
 		return "", fmt.Errorf("put a mark: %w", err)
 	}
-	s.held.ids[id] = true
+	s.held.ids[id], s.held.marks[id] = true, true
 	if !intent {
 		return id, nil
 	}
@@ -68,7 +68,8 @@ func (s *sweep) mark(ctx context.Context, intent bool) (id string, err error) {
 	return id, nil
 }
 
-// isMark tells whether id is that of a mark, of whichever sweep.
+// isMark tells whether id can be that of a mark, of whichever sweep: a mark's void
+// marker has markReason, too. (A machine whose clock is wrong may make others.)
 func isMark(id string) bool {
 	t, err := manifest.IDTime(id)
 	return err == nil && !t.Before(markTime)

@@ -224,6 +224,8 @@ func (s *sweep) await(ctx context.Context, t Attempt) error {
 // hopeless says why an undecided session need not be waited for, empty if it must.
 func (s *sweep) hopeless(t Attempt) string {
 	switch {
+	case t.Kind == kindSweep:
+		return markReason // its void marker has been tidied up
 	case !s.opt.Now().Before(t.Deadline):
 		return "a sweep found it past its deadline, " + t.Deadline.UTC().Format(time.RFC3339)
 	case t.Dead():
@@ -236,7 +238,9 @@ func (s *sweep) hopeless(t Attempt) string {
 func (s *sweep) void(ctx context.Context, id, why string) (Outcome, error) {
 	o, err := s.a.Void(ctx, id, "", why)
 	if err == nil && o.State == Voided {
-		if !isMark(id) {
+		if why == markReason {
+			s.held.marks[id] = true
+		} else {
 			s.report.Voided++
 		}
 		s.held.voids[id] = true
@@ -319,7 +323,7 @@ func (s *sweep) tidy(ctx context.Context) error {
 		if !ok || store.CheckKey(info.Key) != nil {
 			continue
 		}
-		if _, dead := found.dead[id]; dead || isMark(id) || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
+		if _, dead := found.dead[id]; dead || s.held.marks[id] || s.held.voids[id] && info.Key != manifest.ManifestPath(id) {
 			keys = append(keys, info.Key)
 		}
 	}

@@ -492,3 +492,35 @@ func TestSessionBelievesNoList(t *testing.T) {
 		t.Errorf("a condemned key is used again: %s, %v, %v", key, have, err)
 	}
 }
+
+// TestSweepSparesTheFuture sweeps what a machine with a wrong clock has made, at
+// the times of marks: a snapshot, and a session that was ended.
+func TestSweepSparesTheFuture(t *testing.T) {
+	mem := newStore(t)
+	a := New(mem)
+	mustCreate(t, a, testIntent(0, "old"), "own")
+	if err := a.Delete(t.Context(), testID(0), "me"); err != nil {
+		t.Fatal(err)
+	}
+	in := testIntent(1, "living")
+	in.ID = "22010203T040506.000000Z-0000000001"
+	mustCreate(t, a, in, "shared")
+	ended := testIntent(2, "ended")
+	ended.ID = "22010203T040506.000000Z-0000000002"
+	s, err := a.Begin(t.Context(), ended)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Void(t.Context(), s.Intent.ID, "", "by hand"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := New(mem).Sweep(t.Context(), at(epoch)); err != nil || r.Deleted != 2 {
+		t.Fatalf("sweep: %+v, %v", r, err)
+	}
+	mustBeWhole(t, mem)
+	for id, want := range map[string]State{in.ID: Committed, ended.ID: Voided} {
+		if o, err := New(mem).Outcome(t.Context(), id); err != nil || o.State != want {
+			t.Errorf("%s: %+v, %v", id, o, err)
+		}
+	}
+}

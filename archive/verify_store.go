@@ -76,6 +76,8 @@ func (v *verifier) dropVoid(ctx context.Context, ids []string) ([]string, error)
 		if err == nil {
 			marker, err := manifest.DecodeVoid(b)
 			void[i] = err == nil && marker.ID == ids[i]
+		} else if isMark(ids[i]) && absent(err) {
+			void[i] = true // of a sweep, which has tidied up
 		}
 		return ctx.Err() // what is no void marker is looked at later
 	})
@@ -208,7 +210,7 @@ func ours(key string) bool {
 			return true
 		}
 	}
-	return key == manifest.StorePath
+	return key == manifest.StorePath || strings.HasPrefix(key, store.ProbeDir)
 }
 
 // recheck takes back what was found of snapshots that were deleted meanwhile: a

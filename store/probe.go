@@ -37,12 +37,15 @@ func Probe(ctx context.Context, s Store) (left string, err error) {
 	return left, nil
 }
 
+// ProbeDir is where Probe writes.
+const ProbeDir = "probe/"
+
 // probeLeft is the key for those who cannot delete.
-const probeLeft = "probe/left"
+const probeLeft = ProbeDir + "left"
 
 func probeAll(ctx context.Context, s Store) (left string, err error) {
 	// What is not there can be deleted by those who may.
-	err = s.Delete(ctx, "probe/"+rand.Text())
+	err = s.Delete(ctx, ProbeDir+rand.Text())
 	if errors.Is(err, ErrForbidden) {
 		return probeLeft, probeOnce(ctx, s, probeLeft)
 	}
@@ -56,7 +59,7 @@ func probeAll(ctx context.Context, s Store) (left string, err error) {
 }
 
 func probeAndClean(ctx context.Context, s Store) (err error) {
-	key := "probe/" + rand.Text()
+	key := ProbeDir + rand.Text()
 	defer func() {
 		// Also when ctx is over, so that a failed probe leaves no litter.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
