@@ -72,7 +72,7 @@ func (s *Snapshot) loadManifest(ctx context.Context) (err error) {
 func (s *Snapshot) loadSignature(ctx context.Context) (err error) {
 	s.Sig, err = store.ReadAll(ctx, s.st, manifest.SignaturePath(s.ID), manifest.MaxSignature)
 	if errors.Is(err, store.ErrNotExist) {
-		return fmt.Errorf("%w: the signature is missing: %w", ErrDamaged, err)
+		return fmt.Errorf("%w: %w: it is missing: %w", ErrDamaged, manifest.ErrSignature, err)
 	}
 	if err != nil {
 		return err
