@@ -52,6 +52,11 @@ func agentConfig(c *cli.Context, hubURL string) (cfg agent.Config, err error) {
 	if cfg.RingSize, err = parseSize(c.String("ring-size")); err != nil {
 		return cfg, usagef("--ring-size: %v", err)
 	}
+	for _, name := range []string{"ring-depth-warn", "chunk-age"} {
+		if c.Duration(name) < 0 {
+			return cfg, usagef("--%s %s: want a duration above zero, as in 10m", name, c.Duration(name))
+		}
+	}
 	if v := c.String("fair"); v != "" {
 		if cfg.Fair, err = parseShare(v); err != nil {
 			return cfg, usagef("--fair: %v", err)
