@@ -243,8 +243,10 @@ func (a *Archive) condemnedAt(ctx context.Context, number uint64) ([]manifest.Ob
 }
 
 // condemn makes sure that each of the keys is in a condemned list: those that are
-// in none so far go into new ones.
+// in none so far go into new ones. With store.ErrNoSpace there was room for a few
+// of them, or none.
 func (a *Archive) condemn(ctx context.Context, all []manifest.ObjectKey) error {
+	most, some := maxCondemned, false
 	for {
 		last, err := a.readCondemned(ctx)
 		if err != nil {
@@ -252,7 +254,7 @@ func (a *Archive) condemn(ctx context.Context, all []manifest.ObjectKey) error {
 		}
 		var keys []string
 		for _, k := range all {
-			if len(keys) < maxCondemned && !a.proto.condemned.holds(k, last) {
+			if len(keys) < most && !a.proto.condemned.holds(k, last) {
 				keys = append(keys, k.String())
 			}
 		}
@@ -261,7 +263,13 @@ func (a *Archive) condemn(ctx context.Context, all []manifest.ObjectKey) error {
 		}
 		slices.Sort(keys)
 		err = a.putCondemned(ctx, last+1, keys)
-		if err != nil && !errors.Is(err, errLostRace) {
+		switch {
+		case err == nil:
+			some = true
+		case errors.Is(err, errLostRace):
+		case errors.Is(err, store.ErrNoSpace) && len(keys) > 1 && !some:
+			most = len(keys) / 2
+		default:
 			return err
 		}
 	}
@@ -278,7 +286,7 @@ func (a *Archive) putCondemned(ctx context.Context, number uint64, keys []string
 		return err
 	}
 	key := manifest.CondemnedPath(number)
-	there, err := a.putOnce(ctx, key, b, maxCondemnedSize)
+	there, err := a.putFreeing(ctx, key, b, maxCondemnedSize)
 	if err != nil {
 		return fmt.Errorf("write condemned list %s: %w", key, err)
 	}

@@ -3,9 +3,11 @@ package archive
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"pcapsule/manifest"
+	"pcapsule/store"
 )
 
 const (
@@ -48,7 +50,12 @@ func (a *Archive) Delete(ctx context.Context, id, by string) error {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	// Whatever is there, be it another's: the snapshot is deleted.
-	if _, err := a.putOnce(ctx, manifest.TombstonePath(id), append(b, '\n'), maxTombstone); err != nil {
+	_, err = a.putFreeing(ctx, manifest.TombstonePath(id), append(b, '\n'), maxTombstone)
+	if errors.Is(err, store.ErrNoSpace) {
+		// An empty file may still find a place where no block is free.
+		_, err = a.putFreeing(ctx, manifest.TombstonePath(id), nil, maxTombstone)
+	}
+	if err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	return nil

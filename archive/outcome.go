@@ -185,7 +185,7 @@ func (a *Archive) void(ctx context.Context, id, successor, reason string) (Outco
 	case deleted:
 		return Outcome{State: Deleted}, nil
 	}
-	there, err := a.putOnce(ctx, manifest.ManifestPath(id), b, manifest.MaxManifest)
+	there, err := a.putFreeing(ctx, manifest.ManifestPath(id), b, manifest.MaxManifest)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("void session %s: %w: %w", id, ErrUndecided, err)
 	}

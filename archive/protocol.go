@@ -61,9 +61,19 @@ func (p *protocol) random() io.Reader {
 // race lost shows who won it. An error leaves open whether b is there, or will
 // be when a request that is still under way arrives.
 func (a *Archive) putOnce(ctx context.Context, key string, b []byte, limit int64) ([]byte, error) {
+	return a.putBody(ctx, key, b, store.Bytes(b), limit)
+}
+
+// putFreeing is putOnce of what frees space, or ends a session that takes some: a
+// full store has a reserve for that.
+func (a *Archive) putFreeing(ctx context.Context, key string, b []byte, limit int64) ([]byte, error) {
+	return a.putBody(ctx, key, b, store.Freeing(b), limit)
+}
+
+func (a *Archive) putBody(ctx context.Context, key string, b []byte, body store.Body, limit int64) ([]byte, error) {
 	var err error
 	for range putTries {
-		if err = a.st.Put(ctx, key, store.Bytes(b)); err == nil {
+		if err = a.st.Put(ctx, key, body); err == nil {
 			return b, nil
 		}
 		there, gerr := store.ReadAll(ctx, a.st, key, limit)

@@ -40,10 +40,15 @@ const graceful = 10 * time.Second
 // fails with ErrDecided when that session has ended, or is another process's. A
 // *VoidedError says that somebody ended this session before Begin returned.
 //
+// A *RoomError says that the store is full, and that there is no session.
+//
 // After any other error there may be a session that nobody has. It ends at its
 // deadline.
 func (a *Archive) Begin(ctx context.Context, in Intent) (*Session, error) {
 	if err := a.Writable(ctx); err != nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
+	if err := a.Room(ctx); err != nil {
 		return nil, fmt.Errorf("begin session: %w", err)
 	}
 	if in.ID != "" {

@@ -47,7 +47,9 @@ func (s *sweep) mark(ctx context.Context, intent bool) (id string, err error) {
 			return "", err
 		}
 	}
-	s.marks = append(s.marks, manifest.IntentPath(id), manifest.ManifestPath(id))
+	// Lists were made with those before. On a full store there is room for few.
+	s.unmark(ctx)
+	s.marks = []string{manifest.IntentPath(id), manifest.ManifestPath(id)}
 	if _, err := s.a.void(ctx, id, "", markReason); err != nil {
 		return "", fmt.Errorf("put a mark: %w", err)
 	}
@@ -62,7 +64,7 @@ func (s *sweep) mark(ctx context.Context, intent bool) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.a.putOnce(ctx, manifest.IntentPath(id), b, maxIntent); err != nil {
+	if _, err := s.a.putFreeing(ctx, manifest.IntentPath(id), b, maxIntent); err != nil {
 		return "", fmt.Errorf("put a mark: %w", err)
 	}
 	return id, nil
@@ -75,7 +77,7 @@ func isMark(id string) bool {
 	return err == nil && !t.Before(markTime)
 }
 
-// unmark takes this sweep's marks away when it ends before it tidies up.
+// unmark takes this sweep's last mark away.
 func (s *sweep) unmark(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceful)
 	defer cancel()

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -95,9 +96,10 @@ type sweep struct {
 	held       *held
 	since      time.Time       // only what was stored from then on is a candidate; zero: all
 	candidates []candidate     // content that nobody holds, as far as is known
+	rest       []candidate     // more of it, for which there was no room in condemned lists
 	waited     map[string]bool // sessions that Waiting was told of
 	seen       map[string]bool // sessions whose intents lists had
-	marks      []string        // keys of what mark put
+	marks      []string        // keys of the last mark
 	report     SweepReport
 }
 
@@ -124,10 +126,34 @@ func (s *sweep) run(ctx context.Context) error {
 	}
 	// What sessions under way have uploaded was put after their intents. To wait
 	// for them here spares their objects from being condemned.
-	if err := s.settle(ctx); err != nil {
+	err := s.settle(ctx)
+	if errors.Is(err, store.ErrNoSpace) {
+		// What is left of deleted snapshots goes without all that, and makes room.
+		if err = s.tidy(ctx); err == nil {
+			err = s.settle(ctx)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	s.report.Condemned = len(s.candidates)
+	// In one round, as a rule. A full store has room for the names of a few only,
+	// whose deletion makes room for those of more.
+	for s.rest = s.candidates; len(s.rest) > 0; {
+		s.candidates, s.rest = s.rest, nil
+		if err := s.round(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.tidy(ctx); err != nil {
+		return err
+	}
+	s.a.tidyStore()
+	return nil
+}
+
+// round condemns the candidates, or as many as there is room for, and deletes them.
+func (s *sweep) round(ctx context.Context) error {
 	if err := s.condemn(ctx); err != nil {
 		return err
 	}
@@ -143,7 +169,7 @@ func (s *sweep) run(ctx context.Context) error {
 	if err := s.delete(ctx); err != nil {
 		return err
 	}
-	return s.tidy(ctx)
+	return nil
 }
 
 // scan finds the candidates.
@@ -249,7 +275,8 @@ func (s *sweep) void(ctx context.Context, id, why string) (Outcome, error) {
 }
 
 // condemn makes sure that every candidate is in a condemned list. Those that an
-// earlier sweep condemned, and did not delete, are.
+// earlier sweep condemned, and did not delete, are. Where the store has no room
+// for a list of all, what is in none is for the next round.
 func (s *sweep) condemn(ctx context.Context) error {
 	if len(s.candidates) == 0 {
 		return nil
@@ -262,7 +289,23 @@ func (s *sweep) condemn(ctx context.Context) error {
 		}
 		keys[i] = k
 	}
-	return s.a.condemn(ctx, keys)
+	err := s.a.condemn(ctx, keys)
+	if !errors.Is(err, store.ErrNoSpace) {
+		return err
+	}
+	var done []candidate
+	for i, c := range s.candidates {
+		if s.a.proto.condemned.holds(keys[i], s.a.proto.condemned.read()) {
+			done = append(done, c)
+		} else {
+			s.rest = append(s.rest, c)
+		}
+	}
+	if len(done) == 0 {
+		return err
+	}
+	s.candidates = done
+	return nil
 }
 
 // delete takes the candidates away.
@@ -277,7 +320,8 @@ func (s *sweep) delete(ctx context.Context) error {
 		s.opt.Progress("deleting", int(done.Add(1)), len(s.candidates))
 		return nil
 	})
-	s.report.Deleted, s.report.Freed = int(done.Load()), freed.Load()
+	s.report.Deleted += int(done.Load())
+	s.report.Freed += freed.Load()
 	return err
 }
 

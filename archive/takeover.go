@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"pcapsule/store"
 )
 
 // TakeOver ends the sessions of dead predecessors and begins others in their
@@ -60,6 +62,10 @@ func (a *Archive) takeOver(ctx context.Context, t Attempt, next func(Intent) (In
 		a.dropIntent(ctx, t.ID)
 		return nil, nil
 	}
+	if err := a.Room(ctx); err != nil {
+		_, ended := a.end(ctx, t.ID, "it could not be carried on: "+err.Error())
+		return nil, ended
+	}
 	in, err := next(t.Intent)
 	if err != nil {
 		return nil, err
@@ -89,6 +95,14 @@ func (a *Archive) succeed(ctx context.Context, old string, in Intent) (*Session,
 	if errors.Is(err, ErrDecided) {
 		a.dropIntent(ctx, old)
 		return nil, nil // another process begins it
+	}
+	if errors.Is(err, store.ErrNoSpace) {
+		// Nobody is to wait for it until there is room.
+		if _, verr := a.Void(ctx, in.ID, "", err.Error()); verr != nil {
+			return nil, errors.Join(err, verr)
+		}
+		a.dropIntent(ctx, old)
+		return nil, err
 	}
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"pcapsule/internal/api"
+	"pcapsule/store"
 )
 
 // metrics is what the hub counts.
@@ -60,11 +61,13 @@ var (
 	descDrops  = prometheus.NewDesc("pcapsule_node_dropped_packets_total", "Packets a node's kernel dropped since its agent started.", []string{"node"}, nil)
 	descWarns  = prometheus.NewDesc("pcapsule_node_warnings", "What a node warns of now: see `pcapsule nodes`.", []string{"node"}, nil)
 	descLinks  = prometheus.NewDesc("pcapsule_node_interfaces", "Interfaces that a node records or is to record, by state: up, down, gone.", []string{"node", "state"}, nil)
+	descFree   = prometheus.NewDesc("pcapsule_hub_store_free_bytes", "What is free on the volume of a folder store.", nil, nil)
+	descFloor  = prometheus.NewDesc("pcapsule_hub_store_floor_bytes", "What of it is kept free: with less, no snapshot is made.", nil, nil)
 	descSeen   = prometheus.NewDesc("pcapsule_node_last_seen_timestamp_seconds", "When a node last reported.", []string{"node"}, nil)
 )
 
 func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descNodes, descOpen, descLimit, descUsed, descPinned, descOldest, descDrops, descWarns, descLinks, descSeen} {
+	for _, d := range []*prometheus.Desc{descNodes, descOpen, descLimit, descUsed, descPinned, descOldest, descDrops, descWarns, descLinks, descFree, descFloor, descSeen} {
 		ch <- d
 	}
 }
@@ -102,4 +105,11 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descNodes, float64(live), "true")
 	gauge(descNodes, float64(gone), "false")
 	gauge(descOpen, float64(c.h.openSessions()))
+	if v, ok := c.h.cfg.Store.(store.Volume); ok {
+		if s, err := v.Space(); err == nil {
+			floor, _ := s.Floor()
+			gauge(descFree, float64(s.Free))
+			gauge(descFloor, float64(floor))
+		}
+	}
 }

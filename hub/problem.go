@@ -42,6 +42,7 @@ func problem(err error) *api.Error {
 	var iface *pcapgen.UnknownInterfaceError
 	var mixed *pcapgen.MixedLinkTypesError
 	var name *pcapgen.UnknownNameError
+	var full *archive.RoomError
 	switch {
 	case errors.As(err, &e):
 		return e
@@ -71,6 +72,8 @@ func problem(err error) *api.Error {
 		return invalid("%v", err)
 	case errors.Is(err, archive.ErrRequires):
 		return refuse(http.StatusForbidden, api.CodeForbidden, "%v", err)
+	case errors.As(err, &full):
+		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "%v", full)
 	case errors.Is(err, store.ErrNoSpace):
 		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "no space left in the store: free some, delete snapshots and sweep, or choose another store (%v)", err)
 	case store.AsObstacle(err) != nil && !errors.Is(err, store.ErrForbidden), errors.Is(err, archive.ErrDamaged), errors.Is(err, chunker.ErrDamaged), errors.Is(err, store.ErrNotExist):

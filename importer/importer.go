@@ -63,11 +63,11 @@ func Run(ctx context.Context, opt Options) ([]manifest.Node, error) {
 	if len(opt.Files) == 0 {
 		return nil, errors.New("import: no files")
 	}
-	dir, err := os.MkdirTemp("", "pcapsule-import-")
+	dir, release, err := workFolder()
 	if err != nil {
 		return nil, temporary(err)
 	}
-	defer os.RemoveAll(dir)
+	defer release()
 	files := map[string][]File{}
 	for _, f := range opt.Files {
 		if err := manifest.CheckNode(f.Node); err != nil {

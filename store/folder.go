@@ -51,7 +51,7 @@ type FolderOptions struct {
 const tempDir = ".tmp"
 
 // tempAge is how old a temporary file must be to count as left over by a process
-// that died.
+// of which nothing else is known.
 const tempAge = 24 * time.Hour
 
 // NewFolder opens the store in dir.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -22,4 +23,33 @@ func fileVersion(info fs.FileInfo) string {
 		return ""
 	}
 	return fmt.Sprintf("%d:%d:%d.%d", st.Dev, st.Ino, st.Ctim.Sec, st.Ctim.Nsec)
+}
+
+// volumeSpace tells how much room there is where d lies.
+func volumeSpace(d *os.File) (Space, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return Space{}, err
+	}
+	if st.Blocks == 0 {
+		return Space{}, errors.ErrUnsupported // a file system that does not tell
+	}
+	unit := int64(st.Frsize)
+	if unit == 0 {
+		unit = int64(st.Bsize)
+	}
+	s := Space{Total: int64(st.Blocks) * unit, Free: int64(st.Bavail) * unit}
+	if st.Files > 0 {
+		s.TotalFiles, s.FreeFiles = int64(st.Files), int64(st.Ffree)
+	}
+	return s, nil
+}
+
+// preallocate takes size bytes of the volume for file.
+func preallocate(file *os.File, size int64) error {
+	err := unix.Fallocate(int(file.Fd()), 0, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return errors.ErrUnsupported
+	}
+	return err
 }

@@ -10,7 +10,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"sync"
+
+	"pcapsule/internal/process"
 )
 
 // copyBuffers hold what is on its way from a body to a file.
@@ -20,6 +23,9 @@ var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 // When it answers nil or ErrExist the object that has the name is durable, also
 // against a power failure.
 func (f *Folder) Put(ctx context.Context, key string, body Body) error {
+	if body.Frees {
+		return f.putFreeing(ctx, key, body)
+	}
 	return f.write(ctx, key, io.NewSectionReader(body, 0, body.Size), body.Size, body.SHA256)
 }
 
@@ -103,16 +109,28 @@ func copyBody(ctx context.Context, w io.Writer, r io.Reader, size int64, sum [sh
 
 // createTemp makes a temporary file, and the folder for it when there is none.
 func (f *Folder) createTemp() (file *os.File, name string, err error) {
-	f.sweep.Do(f.sweepTemp)
-	name = path.Join(tempDir, rand.Text())
-	file, err = f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f.sweep.Do(func() {
+		f.sweepTemp()
+		_ = f.Restock() // what it lacks, who must not go without asks for
+	})
+	file, name, err = f.openTemp()
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := f.root.Mkdir(tempDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, "", err
 		}
-		file, err = f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		file, name, err = f.openTemp()
 	}
 	return file, name, err
+}
+
+// tempName is a new name for a temporary file of this process.
+func tempName() string { return process.Self().Tag() + "-" + rand.Text() }
+
+// leftOver tells whether a temporary file is of a process that has died: one that
+// is known to have, or that has not touched it for long.
+func (f *Folder) leftOver(info fs.FileInfo) bool {
+	tag := info.Name()[:max(0, strings.LastIndexByte(info.Name(), '-'))]
+	return process.TagDead(tag) || f.now().Sub(info.ModTime()) > tempAge
 }
 
 // sweepTemp removes what dead processes left. What it cannot remove, the next
@@ -126,7 +144,7 @@ func (f *Folder) sweepTemp() {
 	entries, _ := d.ReadDir(-1)
 	for _, e := range entries {
 		info, err := e.Info()
-		if err == nil && info.Mode().IsRegular() && f.now().Sub(info.ModTime()) > tempAge {
+		if err == nil && info.Mode().IsRegular() && f.leftOver(info) {
 			_ = f.root.Remove(path.Join(tempDir, e.Name()))
 		}
 	}

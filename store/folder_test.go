@@ -78,6 +78,9 @@ func tree(t *testing.T, dir string) map[string]string {
 		if err != nil || path == dir {
 			return err
 		}
+		if strings.HasSuffix(path, "/.tmp/reserve") {
+			return filepath.SkipDir // which space_linux_test.go is about
+		}
 		info, err := d.Info()
 		if err != nil {
 			return err
@@ -119,7 +122,7 @@ func TestFolderFiles(t *testing.T) {
 		t.Errorf("after Delete: %s", diff)
 	}
 	// Somebody cleans up by hand.
-	if err := os.Remove(filepath.Join(dir, ".tmp")); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, ".tmp")); err != nil {
 		t.Fatal(err)
 	}
 	storetest.Put(t, f, "e", []byte("z"))

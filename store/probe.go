@@ -25,6 +25,9 @@ const (
 // Who may not delete can do all but that: left is then the key of the one object
 // that stays, the same each time.
 func Probe(ctx context.Context, s Store) (left string, err error) {
+	if v, ok := s.(Volume); ok {
+		defer func() { _ = v.Restock() }() // on a full volume the probe takes from the reserve
+	}
 	limited, cancel := context.WithTimeoutCause(ctx, probeTime,
 		fmt.Errorf("it did not answer within %v: check the network and the server", probeTime))
 	defer cancel()
@@ -78,7 +81,7 @@ func probeOnce(ctx context.Context, s Store, key string) error {
 	var results [probeWriters]error
 	var writers sync.WaitGroup
 	for i := range results {
-		writers.Go(func() { results[i] = s.Put(ctx, key, Bytes(body(i))) })
+		writers.Go(func() { results[i] = s.Put(ctx, key, Freeing(body(i))) })
 	}
 	writers.Wait()
 
@@ -105,7 +108,7 @@ func probeOnce(ctx context.Context, s Store, key string) error {
 	}
 	// With no winner, the key was taken before, or the first answer to one got lost
 	// and its repetition lost against itself; that is no fault of the store.
-	if err := s.Put(ctx, key, Bytes([]byte("late"))); !errors.Is(err, ErrExist) {
+	if err := s.Put(ctx, key, Freeing([]byte("late"))); !errors.Is(err, ErrExist) {
 		if err == nil {
 			return fmt.Errorf("it overwrites objects: a second Put to a key succeeded: %s", advice)
 		}

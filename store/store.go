@@ -84,11 +84,22 @@ type Body struct {
 	io.ReaderAt
 	Size   int64
 	SHA256 [sha256.Size]byte
+
+	// Frees says that the object is a step towards freeing space, or towards an
+	// end to taking it: for these alone a full store has something in reserve.
+	Frees bool
 }
 
 // Bytes is a body of b, which must not change while it is in use.
 func Bytes(b []byte) Body {
-	return Body{bytes.NewReader(b), int64(len(b)), sha256.Sum256(b)}
+	return Body{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), SHA256: sha256.Sum256(b)}
+}
+
+// Freeing is Bytes of what Frees.
+func Freeing(b []byte) Body {
+	body := Bytes(b)
+	body.Frees = true
+	return body
 }
 
 // A Grant is permission to upload one object: PUT these bytes at URL with

@@ -98,6 +98,9 @@ func importToStore(c *cli.Context, name string, opt importer.Options) (snap *api
 	if err := a.Writable(c.Context); err != nil {
 		return nil, err
 	}
+	if err := a.Room(c.Context); err != nil {
+		return nil, err
+	}
 	left, err := store.Probe(c.Context, st)
 	if err != nil {
 		return nil, err

@@ -134,6 +134,11 @@ func openServed(c *cli.Context, logger *slog.Logger, own *packets.Own) (*served,
 			logger.Warn(probeLeft(s.store, left))
 		}
 	}
+	if _, folder := s.store.(store.Volume); folder && errors.Is(err, store.ErrNoSpace) {
+		// What is there can be read, and deleted, all the same.
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: no snapshot can be made: %s: delete snapshots and sweep\n", oneLine(err.Error()))
+		err = nil
+	}
 	if err != nil && !errors.Is(err, archive.ErrRequires) { // which hub.Run tells, and serves what is there
 		return nil, fmt.Errorf("store %s: %w", store.Describe(s.store), err)
 	}
