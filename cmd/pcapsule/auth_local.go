@@ -152,7 +152,9 @@ func (a *localAuth) whose(token string) (found *localUser) {
 func (a *localAuth) names() string {
 	names := make([]string, 0, len(a.users)+1)
 	for _, u := range a.users {
-		names = append(names, u.name)
+		if !u.remote {
+			names = append(names, u.name)
+		}
 	}
 	if !a.has(0) {
 		names = append(names, "root")
