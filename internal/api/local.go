@@ -29,11 +29,10 @@ func WithLocal(find func() (*Local, error)) Option {
 	return func(o *options) error {
 		o.local = find
 		o.token = func(context.Context) (string, error) {
-			l, err := find()
-			if err != nil || l == nil {
-				return "", err
+			if l, err := find(); err == nil && l != nil {
+				return l.Token, nil
 			}
-			return l.Token, nil
+			return "", nil // the hub is away, which the connection tells in a way that is tried again
 		}
 		return nil
 	}
