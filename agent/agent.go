@@ -52,6 +52,7 @@ type Config struct {
 	Node       string           // this node's name; see manifest.CheckNode
 	Dir        string           // of the ring, which belongs to this agent alone
 	RingSize   int64            // bytes of disk, at most; DefaultRingSize when 0
+	KeepFree   int64            // bytes of the ring's volume that are left to the store there; none when 0
 	RingOwner  string           // whose ring it is, on one line: a release of the chart, say. Another's is refused
 	TakeOver   bool             // make another's ring this one's
 	Fair       float64          // the share of the ring, up to 1, that an address may have at once and again each hour; no bound when 0
@@ -153,7 +154,8 @@ func run(ctx context.Context, cfg Config, capture func(packets.Config) (source, 
 	}
 	r, err := ring.Open(cfg.Dir, ring.Options{
 		Limit: cfg.RingSize, PartSize: cfg.ChunkSize + partSlack, Now: now, Logger: cfg.Logger,
-		Owner: cfg.RingOwner, TakeOver: cfg.TakeOver,
+		KeepFree: cfg.KeepFree,
+		Owner:    cfg.RingOwner, TakeOver: cfg.TakeOver,
 	})
 	if err != nil {
 		return cfg.wayOut(err)

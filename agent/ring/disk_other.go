@@ -20,3 +20,5 @@ func syncDir(string) error { return nil }
 func tryLock(*os.File) error {
 	return fmt.Errorf("rings on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
+
+func freeSpace(string) (int64, error) { return 0, errors.ErrUnsupported }

@@ -44,6 +44,31 @@ func (r *Ring) makeRoom(n, limit int64) {
 	}
 }
 
+// makeWay evicts what is needed for the volume to have KeepFree left when n bytes
+// more are taken. It stops where the ring holds no more than that itself: others
+// who fill a disk are not to end the recording.
+func (r *Ring) makeWay(n int64) {
+	if r.opt.KeepFree <= 0 {
+		return
+	}
+	free, err := freeSpace(r.dir)
+	if err != nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for short := r.opt.KeepFree + n - free; short > 0 && r.used > r.opt.KeepFree; {
+		f := r.evict()
+		if f == 0 {
+			return
+		}
+		short -= f
+		for stream, t := range r.state.Evicted {
+			raise(&r.state.Crowded, stream, int64(t))
+		}
+	}
+}
+
 // release gives back n bytes.
 func (r *Ring) release(n int64) {
 	r.mu.Lock()
@@ -54,6 +79,7 @@ func (r *Ring) release(n int64) {
 // withRoom does what needs at most n bytes of the file system, and when that is
 // full evicts as much and does it once more.
 func (r *Ring) withRoom(n int64, do func() error) error {
+	r.makeWay(n)
 	err := do()
 	if !noSpace(err) {
 		return err

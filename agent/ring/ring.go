@@ -60,6 +60,7 @@ const saveEvery = time.Second
 type Options struct {
 	Limit    int64            // bytes of disk, in all; at least MinParts parts
 	PartSize int64            // bytes set aside for each open part; DefaultPartSize when 0
+	KeepFree int64            // bytes of the volume that the ring leaves to others while it holds as much itself
 	Now      func() time.Time // for the expiry of pins, and pacing; time.Now when nil
 	Logger   *slog.Logger     // of failures that nobody is there to be told; none when nil
 

@@ -273,3 +273,46 @@ func TestFloods(t *testing.T) {
 		t.Errorf("%d bytes of kubernetes are left of %d", after, bytes[chunker.Kubernetes])
 	}
 }
+
+// TestKeepFree: a ring leaves what it is told to others on its volume, and goes on
+// when they take that too.
+func TestKeepFree(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	opt := testOptions()
+	opt.Limit, opt.KeepFree = 64<<20, 512<<10
+	r := open(t, filepath.Join(dir, "ring"), opt)
+	r.Begin(chunker.Packets, start)
+	at := start
+	record := func() {
+		for range 100 {
+			at += 1_000_000
+			mustPut(t, r, at, 40_000)
+		}
+	}
+	record()
+	if free, err := freeSpace(dir); err != nil || free < opt.KeepFree-(64<<10) {
+		t.Errorf("%d bytes are free, %v", free, err)
+	}
+	if len(r.Sealed()) < 10 {
+		t.Errorf("%d chunks are there", len(r.Sealed()))
+	}
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 900<<10), 0o600); err != nil {
+		t.Log(err) // as much as fits
+	}
+	record()
+	if r.Usage().Used < opt.KeepFree/2 {
+		t.Errorf("the ring gave way to %d bytes", r.Usage().Used)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"pcapsule/agent"
 	"pcapsule/agent/packets"
 	"pcapsule/internal/api"
+	"pcapsule/store"
 )
 
 func agentFlags() []cli.Flag {
@@ -134,6 +135,7 @@ func up(c *cli.Context) error {
 		return err
 	}
 	cfg.Own = own
+	cfg.KeepFree = leftToStore(s.store, c.String("data-dir"))
 	_, addr, _ := strings.Cut(s.url(), "://")
 	cfg.HubURL = "http://" + addr // over TLS, with the certificate of this process
 	cfg.HubOptions = []api.Option{api.WithName(s.url()), api.WithLocal(func() (*api.Local, error) { return s.local.client(), nil })}
@@ -151,6 +153,21 @@ func up(c *cli.Context) error {
 		return agent.Run(ctx, cfg)
 	})
 	return group.Wait()
+}
+
+// leftToStore is how much of its volume the ring has to leave to a store that
+// lies there too: what the store keeps free, and as much again for snapshots.
+func leftToStore(st store.Store, dataDir string) int64 {
+	f, ok := st.(*store.Folder)
+	if !ok || !sameVolume(f.Dir(), dataDir) {
+		return 0
+	}
+	s, err := f.Space()
+	if err != nil {
+		return 0
+	}
+	floor, _ := s.Floor()
+	return 2 * floor
 }
 
 // hubHint is what the client commands need to find this hub, when it is not where
