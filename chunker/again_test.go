@@ -51,27 +51,22 @@ func stored(t testing.TB, packets int) (Meta, []byte) {
 // record comes of it, and the reader says so.
 func TestChangedWhileRead(t *testing.T) {
 	m, b := stored(t, 500)
-	read := func(then []byte) (records int, data uint64, err error) {
+	read := func(then []byte) (records int, err error) {
 		r, err := Open(&changing{now: b, then: then}, m.Size, m.Hash, Packets)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil { // it has read the frame's header again
+			return 0, err
 		}
 		var batch Batch
 		for {
 			if err := r.Next(&batch); errors.Is(err, io.EOF) {
-				return records, data, nil
+				return records, nil
 			} else if err != nil {
-				return records, data, err
+				return records, err
 			}
-			for i := range batch.Len() {
-				records++
-				for _, c := range batch.Block(i) {
-					data = data*31 + uint64(c)
-				}
-			}
+			records += batch.Len()
 		}
 	}
-	records, _, err := read(b)
+	records, err := read(b)
 	if err != nil || records != 500 {
 		t.Fatalf("unchanged: %d records, %v", records, err)
 	}
@@ -79,19 +74,19 @@ func TestChangedWhileRead(t *testing.T) {
 		for _, change := range []byte{1, 0x80} {
 			then := bytes.Clone(b)
 			then[at] ^= change
-			if _, _, err := read(then); !errors.Is(err, ErrDamaged) {
+			if _, err := read(then); !errors.Is(err, ErrDamaged) {
 				t.Errorf("byte %d of %d changed: %v", at, len(b), err)
 			}
 		}
 	}
-	if _, _, err := read(b[:len(b)-1]); !errors.Is(err, ErrDamaged) {
+	if _, err := read(b[:len(b)-1]); !errors.Is(err, ErrDamaged) {
 		t.Errorf("cut short: %v", err)
 	}
 	// Two pages trade places.
 	then := bytes.Clone(b)
 	copy(then[pageSize:2*pageSize], b[3*pageSize:])
 	copy(then[3*pageSize:4*pageSize], b[pageSize:])
-	if _, _, err := read(then); !errors.Is(err, ErrDamaged) {
+	if _, err := read(then); !errors.Is(err, ErrDamaged) {
 		t.Errorf("pages changed places: %v", err)
 	}
 }
