@@ -41,22 +41,34 @@ var pageKey = sync.OnceValue(func() *[pageSize / 8]uint64 {
 // with a chance of 2^-64, and nobody is told a tag. It is several times as fast as
 // a hash that has to hold without a secret.
 func tagPage(b []byte) (t pageTag) {
-	key := pageKey()[:]
+	key := pageKey()
+	var u pageTag // a second sum, so that neither waits for the other
+	le, at := binary.LittleEndian, 0
+	for ; len(b) >= 64 && at+8 <= len(key); at += 8 {
+		p, k := (*[64]byte)(b), (*[8]uint64)(key[at:at+8])
+		t.add(le.Uint64(p[0:8])+k[0], le.Uint64(p[8:16])+k[1])
+		u.add(le.Uint64(p[16:24])+k[2], le.Uint64(p[24:32])+k[3])
+		t.add(le.Uint64(p[32:40])+k[4], le.Uint64(p[40:48])+k[5])
+		u.add(le.Uint64(p[48:56])+k[6], le.Uint64(p[56:64])+k[7])
+		b = b[64:]
+	}
+	for ; len(b) > 0 && at+2 <= len(key); at += 2 { // the last of the last page
+		var p [16]byte
+		b = b[copy(p[:], b):]
+		t.add(le.Uint64(p[:8])+key[at], le.Uint64(p[8:])+key[at+1])
+	}
 	var carry uint64
-	for len(b) >= 16 && len(key) >= 2 {
-		hi, lo := bits.Mul64(binary.LittleEndian.Uint64(b)+key[0], binary.LittleEndian.Uint64(b[8:])+key[1])
-		t.lo, carry = bits.Add64(t.lo, lo, 0)
-		t.hi, _ = bits.Add64(t.hi, hi, carry)
-		b, key = b[16:], key[2:]
-	}
-	if len(b) > 0 {
-		var last [16]byte
-		copy(last[:], b)
-		hi, lo := bits.Mul64(binary.LittleEndian.Uint64(last[:])+key[0], binary.LittleEndian.Uint64(last[8:])+key[1])
-		t.lo, carry = bits.Add64(t.lo, lo, 0)
-		t.hi, _ = bits.Add64(t.hi, hi, carry)
-	}
+	t.lo, carry = bits.Add64(t.lo, u.lo, 0)
+	t.hi, _ = bits.Add64(t.hi, u.hi, carry)
 	return t
+}
+
+// add adds the product of two words.
+func (t *pageTag) add(x, y uint64) {
+	hi, lo := bits.Mul64(x, y)
+	var carry uint64
+	t.lo, carry = bits.Add64(t.lo, lo, 0)
+	t.hi, _ = bits.Add64(t.hi, hi, carry)
 }
 
 // A verified source gives out the bytes that were hashed when it was made, or
