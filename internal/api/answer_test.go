@@ -4,8 +4,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"pcapsule/store"
+	"pcapsule/store/storetest"
 )
 
 // TestStrangeAnswers has something else answer in the place of the hub, and of
@@ -63,6 +65,36 @@ func TestStrangeAnswers(t *testing.T) {
 				if err == nil || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "secret") {
 					t.Errorf("upload to %s: %v", u, err)
 				}
+			}
+		})
+	}
+}
+
+// TestUploadToStores uploads to real services, twice: their answers are success,
+// and that somebody was first.
+func TestUploadToStores(t *testing.T) {
+	for name, opt := range map[string]store.S3Options{"MinIO": storetest.MinIO(t), "versitygw": storetest.VersityGW(t)} {
+		t.Run(name, func(t *testing.T) {
+			s, err := store.NewS3(t.Context(), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := NewClient("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body := store.Bytes([]byte("some bytes"))
+			g, err := s.Grant(t.Context(), "chunks/x", body.Size, body.SHA256, time.Now().Add(time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []bool{false, true} {
+				if taken, err := c.upload(t.Context(), &g, body, body.Size); err != nil || taken != want {
+					t.Errorf("taken: %v, want %v; %v", taken, want, err)
+				}
+			}
+			if got := storetest.Read(t, s, "chunks/x"); string(got) != "some bytes" {
+				t.Errorf("stored %q", got)
 			}
 		})
 	}
