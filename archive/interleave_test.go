@@ -540,6 +540,10 @@ func playWorld(seed uint64, tracing bool, sum *tally) *world {
 	// How often an operation fails, how long an actor keeps its turn, and how
 	// soon the next one starts differ from world to world.
 	faulty := []float64{0, 0, 0.02, 0.1}[rnd.IntN(4)]
+	lying := []float64{0, 0.4}[rnd.IntN(2)] // of lists, where nothing else fails
+	if lying > 0 {
+		faulty = 0
+	}
 	sticky := []float64{0, 0.5, 0.9, 0.97}[rnd.IntN(4)]
 	startAt := []float64{0.02, 0.1, 1}[rnd.IntN(3)]
 	turn := -2
@@ -568,6 +572,10 @@ func playWorld(seed uint64, tracing bool, sum *tally) *world {
 			if !w.actors[turn].may(next.fault) {
 				next.fault = refused503
 			}
+		}
+		if lie := []fault{blind, short, stale}[rnd.IntN(3)]; turn >= 0 && strings.HasPrefix(w.actors[turn].op, "list ") &&
+			rnd.Float64() < lying && w.actors[turn].may(lie) {
+			next.fault = lie
 		}
 		w.do(next)
 		w.checkEnded()

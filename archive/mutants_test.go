@@ -84,8 +84,8 @@ var mutants = []mutant{
 	{"sweep believes an empty list of snapshots", "sight.go", []string{
 		"		if s.held.listed[mark] {\n",
 		"		if mark != \"\" {\n",
-		"	s.held.ids[id] = true\n",
-		"",
+		"	s.held.ids[id], s.held.marks[id] = true, true\n",
+		"	s.held.marks[id] = true\n",
 		"		if there {\n",
 		"		if there && false {\n",
 	}},

@@ -62,7 +62,7 @@ func (act *actor) may(f fault) bool {
 		switch sweep := strings.Contains(act.name, "sweep"); {
 		case verb != "list":
 			return false
-		case dir+"/" == manifest.SnapshotsDir, dir+"/" == manifest.IntentsDir && f == short:
+		case dir+"/" == manifest.SnapshotsDir, dir+"/" == manifest.IntentsDir && (f != blind || rest != manifest.IntentsDir):
 			return sweep
 		}
 	}
