@@ -158,7 +158,7 @@ func localOptions(base string, opts []api.Option, identified, must bool) (string
 			return l.client(), nil
 		}
 		if seen.Load() {
-			return nil, fmt.Errorf("no file on this machine tells of the hub at %s: does it run, and is it for this user?", base)
+			return nil, fmt.Errorf("nothing listens at %s for this user: is `pcapsule up` running?", base)
 		}
 		return nil, nil
 	}

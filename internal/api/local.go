@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 )
 
 // LocalName is what the certificate of a hub on this machine is for. Nobody can
@@ -26,17 +27,58 @@ type Local struct {
 // each request, since a hub that starts again has another certificate and token.
 // Where it returns nil, the client connects as it would without.
 func WithLocal(find func() (*Local, error)) Option {
-	return func(o *options) error {
-		o.local = find
-		o.token = func(context.Context) (string, error) {
-			if l, err := find(); err == nil && l != nil {
-				return l.Token, nil
-			}
-			return "", nil // the hub is away, which the connection tells in a way that is tried again
-		}
-		return nil
-	}
+	return func(o *options) error { o.local = find; return nil }
 }
+
+// A localTransport is the transport to a hub on this machine. What goes to the hub
+// that find tells of, with a token, has connections of its own: none that was made
+// without a proof is ever used for it.
+type localTransport struct {
+	find   func() (*Local, error)
+	plain  http.RoundTripper
+	proven *http.Transport
+}
+
+func (t *localTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	l, err := t.find()
+	if err != nil {
+		if r.Body != nil {
+			r.Body.Close()
+		}
+		return nil, &dialError{err}
+	}
+	resp, err := t.send(r, l)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || r.Body != nil && r.GetBody == nil {
+		return resp, err
+	}
+	// A hub that has just started may have answered what was for the one before.
+	now, err := t.find()
+	if err != nil || now == nil || l != nil && now.Token == l.Token {
+		return resp, nil
+	}
+	again := r.Clone(r.Context())
+	if r.GetBody != nil {
+		if again.Body, err = r.GetBody(); err != nil {
+			return resp, nil
+		}
+	}
+	resp.Body.Close()
+	return t.send(again, now)
+}
+
+func (t *localTransport) send(r *http.Request, l *Local) (*http.Response, error) {
+	if l == nil {
+		return t.plain.RoundTrip(r)
+	}
+	if l.Token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+l.Token)
+	}
+	return t.proven.RoundTrip(r)
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections calls.
+func (t *localTransport) CloseIdleConnections() { t.proven.CloseIdleConnections() }
 
 // proven connects by dial to a hub on this machine that proves to be the one that
 // find tells of.
@@ -47,12 +89,12 @@ func proven(dial Dialer, find func() (*Local, error)) Dialer {
 			return nil, err
 		}
 		l, err := find()
-		switch {
-		case err != nil:
+		if err == nil && l == nil {
+			err = errors.New("the hub on this machine has ended: try again")
+		}
+		if err != nil {
 			conn.Close()
 			return nil, &dialError{err}
-		case l == nil:
-			return conn, nil
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(l.Certificate) {
@@ -71,7 +113,7 @@ func proven(dial Dialer, find func() (*Local, error)) Dialer {
 			if errors.As(err, &plain) || errors.As(err, &other) {
 				return nil, &impostorError{addr}
 			}
-			return nil, &dialError{fmt.Errorf("the hub at %s does not answer: %w", addr, err)}
+			return nil, &dialError{fmt.Errorf("the connection to the hub at %s broke before anything was sent: %w", addr, err)}
 		}
 		return secure, nil
 	}

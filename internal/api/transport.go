@@ -151,8 +151,10 @@ func (o *options) transport(hub bool) (http.RoundTripper, error) {
 	}
 	t.DialContext = patient(t.DialContext)
 	if hub && o.local != nil {
-		t.Proxy = nil
-		t.DialContext = proven(t.DialContext, o.local)
+		own := t.Clone()
+		own.Proxy = nil
+		own.DialContext = proven(t.DialContext, o.local)
+		return &localTransport{o.local, t, own}, nil
 	}
 	if hub && o.dial != nil {
 		o.reroute(t)
