@@ -80,6 +80,8 @@ var mutants = []mutant{
 		"",
 		"		if marked {\n",
 		"		if true {\n",
+		"		if there {\n",
+		"		if there && false {\n",
 	}},
 	{"sweep believes an empty list of snapshots", "sight.go", []string{
 		"		if s.held.listed[mark] {\n",
