@@ -164,9 +164,6 @@ func printSnapshot(c *cli.Context, s *api.Snapshot) error {
 		err = writeJSON(c.App.Writer, s)
 	} else {
 		err = writeSnapshots(c.App.Writer, *s)
-		if err == nil && s.Records > 0 {
-			fmt.Fprintln(c.App.ErrWriter, wholeChunks)
-		}
 	}
 	if err != nil {
 		return err

@@ -23,7 +23,9 @@ func listCommand() *cli.Command {
 		Usage:     "list snapshots",
 		UsageText: "pcapsule snapshot list [-o json] [--store LOCATION]",
 		Description: `A snapshot whose signer you do not trust is marked so; pcap, events and download
-refuse it. See ` + "`pcapsule key trust`" + `.
+refuse it. See ` + "`pcapsule key trust`" + `. SIZE and PACKETS are those of whole chunks; of
+a recording, the first and the last of a node may reach beyond the window, and
+an export has fewer packets then (` + "`pcapsule snapshot show`" + ` tells about how many).
 
    pcapsule snapshot list
    pcapsule snapshot list --store s3://forensics/pcapsule
@@ -48,8 +50,8 @@ func list(c *cli.Context) error {
 		err = writeJSON(c.App.Writer, snaps)
 	} else if len(snaps) == 0 {
 		fmt.Fprintln(c.App.ErrWriter, "no snapshots yet: make one with `pcapsule snapshot create NAME --last 5m`")
-	} else if err = writeSnapshots(c.App.Writer, snaps...); err == nil {
-		fmt.Fprintln(c.App.ErrWriter, wholeChunks)
+	} else {
+		err = writeSnapshots(c.App.Writer, snaps...)
 	}
 	if err != nil {
 		return err

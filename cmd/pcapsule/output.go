@@ -50,11 +50,13 @@ func writeTable(w io.Writer, rows ...[]string) error {
 	return t.Flush()
 }
 
-// wholeChunks is the hint below a table of snapshots.
-const wholeChunks = "PACKETS and SIZE are in whole chunks: the first and the last of a node may reach beyond the window, and an export may have fewer"
-
+// writeSnapshots writes a table with the columns that have something to say.
 func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
-	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES", "SIGNER"}}
+	rows := [][]string{{"NAME", "SIZE", "PACKETS", "START", "END", "STATUS", "CREATED", "NODES"}}
+	judged := slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Trusted != nil })
+	if judged {
+		rows[0] = append(rows[0], "SIGNER")
+	}
 	owned := slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Owner != "" })
 	if owned {
 		rows[0] = append(rows[0], "AGE", "OWNER")
@@ -62,7 +64,10 @@ func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
 	for _, s := range list {
 		row := []string{
 			cmp.Or(s.Name, s.ID), size(s.Size), humanize.Comma(int64(s.Records)), stamp(s.Start), stamp(s.End), s.Status, stamp(s.Created),
-			strings.Join(s.Nodes, ","), signerState(s),
+			strings.Join(s.Nodes, ","),
+		}
+		if judged {
+			row = append(row, signerState(s))
 		}
 		if owned {
 			row = append(row, roundSpan(time.Since(s.Created)), cmp.Or(s.Owner, "-"))
