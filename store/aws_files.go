@@ -48,7 +48,7 @@ func readAWSFile(variable, name string) (awsFile, error) {
 		}
 	}
 	// Not wrapped: ErrNotExist and ErrForbidden are said of objects.
-	return nil, fmt.Errorf("read the AWS %s file %s: %s", name, path, oneLine{err})
+	return nil, fmt.Errorf("read the AWS %s file %s: %s", name, path, oneLine{err}.Error())
 }
 
 func parseAWSFile(text string) (awsFile, error) {

@@ -34,9 +34,9 @@ func volumeSpace(d *os.File) (Space, error) {
 	if st.Blocks == 0 {
 		return Space{}, errors.ErrUnsupported // a file system that does not tell
 	}
-	unit := int64(st.Frsize)
+	unit := st.Frsize
 	if unit == 0 {
-		unit = int64(st.Bsize)
+		unit = st.Bsize
 	}
 	s := Space{Total: int64(st.Blocks) * unit, Free: int64(st.Bavail) * unit}
 	if st.Files > 0 {
