@@ -417,8 +417,9 @@ func TestPinsOfOneStream(t *testing.T) {
 	for i := range int64(60) {
 		mustPut(t, r, start+2*int64(time.Minute)+i*1_000_000, 40_000)
 	}
-	if d := cmp.Diff([]string{chunker.Packets}, r.Streams()); d != "" {
-		t.Errorf("streams, when all of one was evicted (-want +got):\n%s", d)
+	// No pin holds its chunk any more, but its share of the ring does.
+	if d := cmp.Diff([]string{chunker.Kubernetes, chunker.Packets}, r.Streams()); d != "" {
+		t.Errorf("streams, after many packets (-want +got):\n%s", d)
 	}
 }
 
