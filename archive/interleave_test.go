@@ -390,6 +390,10 @@ func scenarios() []scenario {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", later, sweepActor)
 		}},
+		{name: "sweep and session, lists that lie", dead: true, fault: []fault{blind, short}, max: 1, large: true, start: func(w *world) {
+			w.start("sweep", later, sweepActor) // so that sessions begin late in it, first of all
+			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
+		}},
 		{name: "session and patient sweep", dead: true, start: func(w *world) {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", early, sweepActor)
