@@ -51,6 +51,9 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{t: t, client: kubetest.Client(t), kubeconfig: path, namespace: kubetest.Namespace(t)}
+	t.Cleanup(func() { // nobody collects what is in a namespace that was deleted, and its rings would be in the way of others
+		_ = c.client.AppsV1().DaemonSets(c.namespace).DeleteCollection(context.Background(), metav1.DeleteOptions{}, metav1.ListOptions{})
+	})
 	_, err := c.client.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{
 		ObjectMeta: metav1.ObjectMeta{Name: "gp2"}, Provisioner: "example.com/none",
 	}, metav1.CreateOptions{})
@@ -211,9 +214,6 @@ func TestLifeOfARelease(t *testing.T) {
 func TestTwoRings(t *testing.T) {
 	first, second := newCluster(t), newCluster(t)
 	first.helm(nil, "install", "pcapsule", chart)
-	t.Cleanup(func() {
-		_ = first.client.AppsV1().DaemonSets(first.namespace).Delete(context.Background(), "pcapsule-agent", metav1.DeleteOptions{})
-	})
 	first.helm(nil, "upgrade", "pcapsule", chart) // it is not in its own way
 	for name, tc := range map[string]struct {
 		c    *cluster

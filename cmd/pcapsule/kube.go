@@ -40,7 +40,7 @@ var (
 
 // roles has the role of each command that talks to a hub, by its name.
 var roles = map[string][]string{
-	"list": asViewer, "show": asViewer,
+	"list": asViewer, "show": asViewer, "nodes": asViewer,
 	"pcap": asExporter, "events": asExporter, "flows": asExporter, "download": asExporter, "verify": asExporter,
 	"create": asOperator, "delete": asOperator, "import": asOperator, "sweep": asOperator,
 	"hold": asOperator, "release": asOperator,
