@@ -15,14 +15,18 @@ import (
 )
 
 // inTurn is a snapshot of chunks that follow each other, of 300 kB each.
-func inTurn(t testing.TB, chunks int) *snapshot {
+func inTurn(t testing.TB, chunks int) *snapshot { return apart(t, chunks, second) }
+
+// apart is a snapshot of chunks of 100 packets, a nanosecond from each other, that
+// begin step nanoseconds after each other.
+func apart(t testing.TB, chunks int, step int64) *snapshot {
 	s := newSnapshot(t)
 	eth := ethernet("eth0")
 	s.node("a", eth)
 	for c := range chunks {
 		var records []chunker.Record
 		for i := range 100 {
-			records = append(records, packet(t0+int64(c)*second+int64(i), 0, uint64(c*1000+i), 3000))
+			records = append(records, packet(t0+int64(c)*step+int64(i), 0, uint64(c*1000+i), 3000))
 		}
 		s.chunk("a", []chunker.Interface{eth}, records)
 	}
@@ -163,11 +167,7 @@ func TestWriterFails(t *testing.T) {
 func TestCancel(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
-	s := inTurn(t, 60)
-	// All at once, so that most chunks are spooled.
-	for i := range s.inventories["a"] {
-		s.inventories["a"][i].First = t0
-	}
+	s := apart(t, 60, 1) // all at once, so that most chunks are spooled
 	for _, after := range []int{1, 5, 40} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.Background())
