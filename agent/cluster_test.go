@@ -242,6 +242,9 @@ func TestRecordedBefore(t *testing.T) {
 // window is the hub's, what comes of it is by the node's clock, and what lies
 // outside is left out.
 func TestClocksMinutesApart(t *testing.T) {
+	// Exchanges over loopback tell the offset to within less, or say by how much
+	// they may be wrong, on a busy machine too.
+	const margin = 50 * time.Millisecond
 	for _, ahead := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
 		t.Run(ahead.String(), func(t *testing.T) {
 			h := newTestHub(t)
@@ -263,19 +266,17 @@ func TestClocksMinutesApart(t *testing.T) {
 			c.event()
 			cut()
 			// By a clock that is off, the window would hold nothing of this.
-			time.Sleep(time.Until(early.Add(20 * time.Millisecond)))
+			time.Sleep(time.Until(early.Add(4 * margin)))
 			from := time.Now()
 			sent := a.feed(t, from, 10, time.Microsecond, 100)
 			c.event()
 			cut()
 			to := time.Now()
-			time.Sleep(time.Until(to.Add(20 * time.Millisecond)))
+			time.Sleep(time.Until(to.Add(4 * margin)))
 			late := a.feed(t, time.Now(), 10, time.Microsecond, 100)
 			c.event()
 
-			// Exchanges over loopback tell the offset to far within 10 ms, or say
-			// by how much they may be wrong.
-			h.ask("s", from.Add(ahead-time.Millisecond), to.Add(ahead+time.Millisecond))
+			h.ask("s", from.Add(ahead-margin), to.Add(ahead+margin))
 			p := h.awaitPart("s")
 			fault := time.Duration(p.Node.Clock.Error)
 			if off := time.Duration(p.Node.Clock.Offset) + ahead; max(off, -off) > fault+time.Millisecond {
@@ -287,10 +288,10 @@ func TestClocksMinutesApart(t *testing.T) {
 					t.Errorf("%d is missing", at)
 				}
 			}
-			if fault < 10*time.Millisecond && (slices.Contains(packets, late[9]) || slices.Contains(events, c.times[2]) || slices.Contains(events, c.times[0])) {
+			if fault < margin && (slices.Contains(packets, late[9]) || slices.Contains(events, c.times[2]) || slices.Contains(events, c.times[0])) {
 				t.Errorf("chunks outside the window came along: its packets are %v, its events %v", packets, events)
 			}
-			window := p.Node.Clock.Window(manifest.Interval{From: manifest.NanosOf(from.Add(ahead - time.Millisecond)), To: manifest.NanosOf(to.Add(ahead + time.Millisecond))})
+			window := p.Node.Clock.Window(manifest.Interval{From: manifest.NanosOf(from.Add(ahead - margin)), To: manifest.NanosOf(to.Add(ahead + margin))})
 			for what, covered := range map[string][]manifest.Interval{"packets": p.Node.Coverage, "events": p.Kubernetes.Coverage} {
 				if len(covered) != 1 || covered[0] != window {
 					t.Errorf("coverage of %s is %v, want the window %v", what, covered, window)
