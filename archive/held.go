@@ -29,6 +29,7 @@ type held struct {
 	marks       map[string]bool // of those, marks of sweeps
 	listed      map[string]bool // ids in the last list
 	inventories map[string]bool // taken in, whole
+	last        *survey
 }
 
 func newHeld(a *Archive) *held {
@@ -63,7 +64,7 @@ func (h *held) refresh(ctx context.Context) error {
 	if len(all.strays) > 0 {
 		return fmt.Errorf("cannot tell what snapshots there are: %w: %w", ErrDamaged, all.strays[0].err)
 	}
-	h.listed = map[string]bool{}
+	h.last, h.listed = all, map[string]bool{}
 	for _, id := range all.ids {
 		h.listed[id] = true
 	}
@@ -139,16 +140,17 @@ func (h *held) read(ctx context.Context, id string) (void bool, err error) {
 		}
 		return true, nil
 	}
-	m, err := manifest.Decode(b)
-	if err != nil {
+	// As whoever reads the snapshot does: what is somebody else's manifest, or not
+	// what was signed, does not say what this snapshot holds.
+	snap := &Snapshot{ID: id, Raw: b, st: h.a.st}
+	if err := snap.decode(); err != nil {
 		return false, err
 	}
-	streams := m.Streams
-	for _, n := range m.Nodes {
-		streams = append(streams, n.Streams...)
+	if err := snap.loadSignature(ctx); err != nil {
+		return false, err
 	}
-	for _, s := range streams {
-		if err := h.inventory(ctx, s); err != nil {
+	for _, stream := range snap.Streams {
+		if err := h.inventory(ctx, stream); err != nil {
 			return false, err
 		}
 	}

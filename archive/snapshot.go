@@ -55,6 +55,11 @@ func (s *Snapshot) loadManifest(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	return s.decode()
+}
+
+// decode decodes the manifest, whose bytes are in Raw.
+func (s *Snapshot) decode() error {
 	m, err := manifest.Decode(s.Raw)
 	if errors.Is(err, manifest.ErrVoid) {
 		return fmt.Errorf("%w: %w", ErrNotFound, manifest.ErrVoid)

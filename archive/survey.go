@@ -20,7 +20,8 @@ import (
 // made of, are in nobody's way and not in it.
 type survey struct {
 	ids      []string            // with a manifest or a void marker, and without a tombstone, in order
-	headless []string            // with a signature or a key, and neither of those nor a tombstone
+	headless []string            // with something else in their folder, or a folder without anything, and neither of those nor a tombstone
+	hollow   bool                // there is a folder of snapshots, with nothing in it
 	odd      map[string]error    // by id: something that is no object stands where its folder, manifest or tombstone should
 	dead     map[string]struct{} // with a tombstone
 	strays   []stray             // what could be a snapshot's or a tombstone and is not understood
@@ -37,6 +38,9 @@ type stray struct {
 
 func (a *Archive) survey(ctx context.Context) (*survey, error) {
 	s := newSurvey()
+	if err := a.checkTop(ctx); err != nil {
+		return s, err
+	}
 	if err := s.scan(ctx, a.st, manifest.SnapshotsDir); err != nil {
 		return s, fmt.Errorf("list snapshots: %w", err)
 	}
@@ -44,8 +48,12 @@ func (a *Archive) survey(ctx context.Context) (*survey, error) {
 	if err := s.tombstones(ctx, a.st); err != nil {
 		return s, fmt.Errorf("list tombstones: %w", err)
 	}
+	if err := s.hollows(ctx, a.st); err != nil {
+		return s, fmt.Errorf("list snapshots: %w", err)
+	}
 	dead := func(id string) bool { _, ok := s.dead[id]; return ok }
 	s.ids = slices.DeleteFunc(s.ids, dead)
+	slices.Sort(s.headless)
 	s.headless = slices.DeleteFunc(slices.Compact(s.headless), func(id string) bool {
 		_, ok := slices.BinarySearch(s.ids, id)
 		return ok || dead(id) || s.odd[id] != nil
@@ -93,7 +101,7 @@ func (s *survey) snapshot(key string, o *store.Obstacle) {
 	file, below, deeper := strings.Cut(rest, "/")
 	name := path.Base(manifest.ManifestPath(""))
 	switch {
-	case litter(id):
+	case litter(id) && !strings.EqualFold(path.Base(key), name):
 	case manifest.CheckID(id) != nil:
 		switch {
 		case o != nil && !o.Name:
@@ -115,9 +123,69 @@ func (s *survey) snapshot(key string, o *store.Obstacle) {
 		s.ids = append(s.ids, id)
 	case strings.EqualFold(file, name):
 		s.odd[id] = fmt.Errorf("%s is spelled otherwise than %s: rename it", key, name)
-	case manifest.OfSnapshot(file):
+	default:
 		s.headless = append(s.headless, id)
 	}
+}
+
+// topNames are the names that this program looks for in a store's root.
+var topNames = []string{
+	manifest.SnapshotsDir, manifest.DeletedDir, manifest.IntentsDir, manifest.CondemnedDir,
+	manifest.KindChunk, manifest.KindInventory, manifest.StorePath,
+}
+
+// checkTop finds names in a folder's root that stand there in other letters only,
+// as file systems and tools make them that do not tell letters' case apart. To
+// this program, what has such a name is not there.
+func (a *Archive) checkTop(ctx context.Context) error {
+	f, ok := a.st.(interface {
+		Top(ctx context.Context) ([]string, error)
+	})
+	if !ok {
+		return nil
+	}
+	names, err := f.Top(ctx)
+	if err != nil {
+		return err
+	}
+	for _, want := range topNames {
+		want = strings.TrimSuffix(want, "/")
+		if slices.Contains(names, want) {
+			continue
+		}
+		for _, name := range names {
+			if strings.EqualFold(name, want) {
+				return fmt.Errorf("%w: %s is spelled otherwise than %s: rename it", ErrDamaged, name, want)
+			}
+		}
+	}
+	return nil
+}
+
+// hollows takes in the folders below manifest.SnapshotsDir that hold nothing, of a
+// store that has folders: what was in them may have been taken away, or is on a
+// disk that is not mounted. pcapsule leaves none but for a moment.
+func (s *survey) hollows(ctx context.Context, st store.Store) error {
+	f, ok := st.(interface {
+		Hollow(ctx context.Context, dir string) ([]string, error)
+	})
+	if !ok {
+		return nil
+	}
+	paths, err := f.Hollow(ctx, manifest.SnapshotsDir)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		id := strings.Trim(strings.TrimPrefix(p, manifest.SnapshotsDir), "/")
+		switch {
+		case id == "":
+			s.hollow = true
+		case manifest.CheckID(id) == nil && !isMark(id):
+			s.headless = append(s.headless, id)
+		}
+	}
+	return nil
 }
 
 // tombstones takes in what lies below manifest.DeletedDir.
@@ -204,7 +272,7 @@ func (a *Archive) unread(ctx context.Context, s *survey, id string) error {
 		return nil
 	}
 	// A session puts the signature before the manifest. Without a session somebody
-	// took the manifest away, or has yet to copy it.
+	// took the manifest away or renamed it, or has yet to copy it, or to mount a disk.
 	o, err := a.Outcome(ctx, id)
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", id, err)
@@ -212,14 +280,14 @@ func (a *Archive) unread(ctx context.Context, s *survey, id string) error {
 	if o.State != Unknown {
 		return nil
 	}
-	return fmt.Errorf("snapshot %s: %w: there is a signature and no manifest: copy the manifest, or move the folder %s out of the store",
+	return fmt.Errorf("snapshot %s: %w: there is its folder and no manifest in it: copy the manifest (or mount the disk), or move the folder %s out of the store",
 		id, ErrDamaged, manifest.SnapshotsDir+id)
 }
 
 // noSnapshot is ErrNotFound for an id, or what stands there instead.
 func (a *Archive) noSnapshot(ctx context.Context, id string, err error) error {
 	s := newSurvey()
-	if s.scan(ctx, a.st, manifest.SnapshotsDir+id) != nil || slices.Contains(s.ids, id) {
+	if s.scan(ctx, a.st, manifest.SnapshotsDir+id) != nil || s.hollows(ctx, a.st) != nil || slices.Contains(s.ids, id) {
 		return err
 	}
 	if why := a.unread(ctx, s, id); why != nil {

@@ -71,6 +71,16 @@ func TestSurveyAgrees(t *testing.T) {
 	folder := func(at string) func(string) error {
 		return func(dir string) error { return os.MkdirAll(filepath.Join(dir, at), 0o700) }
 	}
+	copied := func(from, to string) func(string) error {
+		return func(dir string) error {
+			b, err := os.ReadFile(filepath.Join(dir, from))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(dir, to), b, 0o600)
+		}
+	}
+	old := "snapshots/" + testID(0)
 	type steps []func(dir string) error
 	for _, c := range []struct {
 		name  string
@@ -89,6 +99,22 @@ func TestSurveyAgrees(t *testing.T) {
 		{"folder for a manifest", steps{move(snapshot+"/manifest.json", "m"), folder(snapshot + "/manifest.json"), move("m", snapshot+"/manifest.json/manifest.json")}, false, true, true, false},
 		{"manifest in capitals", steps{move(snapshot+"/manifest.json", snapshot+"/MANIFEST.JSON")}, false, true, true, false},
 		{"manifest gone", steps{gone(snapshot + "/manifest.json")}, false, true, true, false},
+		{"manifest of another snapshot", steps{copied(old+"/manifest.json", snapshot+"/manifest.json")}, false, true, true, false},
+		{"all files of another snapshot", steps{
+			copied(old+"/manifest.json", snapshot+"/manifest.json"), copied(old+"/manifest.json.sig", snapshot+"/manifest.json.sig"),
+		}, false, true, true, false},
+		{"signature of another snapshot", steps{copied(old+"/manifest.json.sig", snapshot+"/manifest.json.sig")}, false, true, true, false},
+		{"signature gone", steps{gone(snapshot + "/manifest.json.sig")}, false, true, true, false},
+		{"files of a copy under way", steps{
+			move(snapshot+"/manifest.json", snapshot+"/manifest.json.1a2b.partial"), gone(snapshot + "/manifest.json.sig"), gone(snapshot + "/allowed_signers"),
+		}, false, true, true, false},
+		{"hidden files of a copy under way", steps{
+			move(snapshot+"/manifest.json", snapshot+"/.manifest.json.X1y2"), gone(snapshot + "/manifest.json.sig"), gone(snapshot + "/allowed_signers"),
+		}, false, true, true, false},
+		{"folder of a snapshot whose disk is not there", steps{gone(snapshot), folder(snapshot)}, false, true, true, false},
+		{"all snapshots in other letters", steps{move("snapshots", "Snapshots")}, false, false, true, false},
+		{"tombstones in other letters", steps{move("deleted", "DELETED")}, true, false, true, false},
+		{"snapshot in lost+found", steps{folder("snapshots/lost+found"), move(snapshot, "snapshots/lost+found/"+id)}, false, true, false, false},
 		{"snapshot behind a link inside", steps{move(snapshot, "s"), link("../s", snapshot)}, false, true, true, false},
 		{"snapshot behind a link outside", steps{gone(snapshot), link(other, snapshot)}, false, true, true, false},
 		{"file for a snapshot", steps{gone(snapshot), file(snapshot)}, false, true, true, false},
@@ -120,11 +146,11 @@ func TestSurveyAgrees(t *testing.T) {
 			switch {
 			case (err == nil) != c.lists:
 				t.Errorf("List: %v", err)
-			case err == nil && (len(list) != 1 || list[0].ID != id || (list[0].Err == nil) != c.lives):
+			case err == nil && (len(list) != 1 && c.loads || len(list) > 0 && list[0].ID != id || len(list) > 0 && (list[0].Err == nil) != c.lives):
 				t.Errorf("List: %+v", list)
 			}
 			_, err = New(a.Store()).Load(t.Context(), id)
-			if (err == nil) != c.lives || c.lists && errors.Is(err, ErrNotFound) {
+			if (err == nil) != c.lives || c.loads && c.lists && errors.Is(err, ErrNotFound) {
 				t.Errorf("Load: %v", err)
 			}
 			r, err := New(a.Store()).Verify(t.Context(), VerifyOptions{Trust: testTrust()})
@@ -136,6 +162,35 @@ func TestSurveyAgrees(t *testing.T) {
 				t.Errorf("Sweep: %+v, %v", report, err)
 			}
 			t.Log(err)
+			if diff := cmp.Diff(before, paths(t, dir)); diff != "" {
+				t.Errorf("something has changed: %s", diff)
+			}
+		})
+	}
+}
+
+// TestSweepWithoutTrace: content of which no snapshot and no session tells is not
+// swept, for they are lost, and it may be theirs.
+func TestSweepWithoutTrace(t *testing.T) {
+	for name, lose := range map[string]func(dir string) error{
+		"a disk of snapshots that is not mounted": func(dir string) error {
+			snapshots := filepath.Join(dir, "snapshots")
+			return errors.Join(os.RemoveAll(snapshots), os.Mkdir(snapshots, 0o700))
+		},
+		"snapshots under another name": func(dir string) error {
+			return errors.Join(os.RemoveAll(filepath.Join(dir, "deleted")), os.Rename(filepath.Join(dir, "snapshots"), filepath.Join(dir, "snapshots (1)")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, a := folderArchive(t)
+			if err := lose(dir); err != nil {
+				t.Fatal(err)
+			}
+			before := paths(t, dir)
+			report, err := New(a.Store()).Sweep(t.Context(), at(epoch))
+			if !errors.Is(err, ErrDamaged) || report.Deleted != 0 {
+				t.Errorf("Sweep: %+v, %v", report, err)
+			}
 			if diff := cmp.Diff(before, paths(t, dir)); diff != "" {
 				t.Errorf("something has changed: %s", diff)
 			}

@@ -197,7 +197,34 @@ func (s *sweep) scan(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return s.traced(ctx)
+}
+
+// traced tells whether candidates can be what snapshots and sessions have left:
+// these leave tombstones, void markers or intents, for ever. Where there is nothing
+// at all of that kind, it is that which is lost, not the content superfluous.
+func (s *sweep) traced(ctx context.Context) error {
+	all := s.held.last
+	if len(s.candidates) == 0 {
+		return nil
+	}
+	why := "its folder of snapshots is empty"
+	if !all.hollow {
+		if len(all.dead)+len(all.headless)+len(all.odd) > 0 ||
+			slices.ContainsFunc(all.ids, func(id string) bool { return !isMark(id) }) {
+			return nil
+		}
+		attempts, err := s.a.Intents(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(attempts, func(t Attempt) bool { return !isMark(t.ID) }) {
+			return nil
+		}
+		why = "it has no trace of any snapshot or session"
+	}
+	return fmt.Errorf("the store holds %d objects, and %s: %w: mount or copy what is missing; if nothing is, remove the objects (%s, %s) by other means",
+		len(s.candidates), why, ErrDamaged, manifest.KindChunk+"/", manifest.KindInventory+"/")
 }
 
 // settle waits until every session whose intent is in the store now has ended,

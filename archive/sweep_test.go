@@ -231,6 +231,10 @@ func TestSweepCompletesAnother(t *testing.T) {
 
 func TestSweepSplitsLists(t *testing.T) {
 	mem := newStore(t)
+	// There was a snapshot once.
+	if err := mem.Put(t.Context(), manifest.TombstonePath(testID(0)), store.Bytes([]byte("{}"))); err != nil {
+		t.Fatal(err)
+	}
 	const many = maxCondemned + 10
 	for n := range many {
 		key := manifest.ObjectKey{Kind: manifest.KindChunk, Hash: chunker.HashOf(fmt.Append(nil, n)), Ext: chunker.PacketsExt}
@@ -241,7 +245,7 @@ func TestSweepSplitsLists(t *testing.T) {
 	if r, err := New(mem).Sweep(t.Context(), at(epoch)); err != nil || r.Deleted != many {
 		t.Fatalf("sweep: %+v, %v", r, err)
 	}
-	want := []string{manifest.CondemnedPath(1), manifest.CondemnedPath(2)}
+	want := []string{manifest.TombstonePath(testID(0)), manifest.CondemnedPath(1), manifest.CondemnedPath(2)}
 	if d := cmp.Diff(want, mem.Keys()); d != "" {
 		t.Errorf("left (-want +got):\n%s", d)
 	}

@@ -21,7 +21,7 @@ var ErrRequires = errors.New("the store must not be changed by this pcapsule")
 func (a *Archive) Writable(ctx context.Context) error {
 	r, err := a.st.Get(ctx, manifest.StorePath, 0, manifest.MaxStore+1)
 	if absent(err) {
-		return nil
+		return a.checkTop(ctx)
 	}
 	if store.AsObstacle(err) != nil {
 		return fmt.Errorf("%w: %w", ErrRequires, err)

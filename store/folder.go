@@ -214,6 +214,60 @@ func (f *Folder) look(key string) (fs.FileInfo, error) {
 	return f.lstat(key)
 }
 
+// Top returns the names in the store's root, but for hidden ones.
+func (f *Folder) Top(ctx context.Context) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	entries, err := f.readDir("")
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", f.dir, folderError(f.denied(".", err)))
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// Hollow returns those of dir and of the folders right below it that hold nothing
+// but hidden names, or nothing. dir ends in a slash, as what is returned does.
+func (f *Folder) Hollow(ctx context.Context, dir string) ([]string, error) {
+	hollow := func(dir string) ([]fs.DirEntry, bool, error) {
+		entries, err := f.readDir(dir)
+		if errors.Is(err, fs.ErrNotExist) || isNotDir(err) || errors.Is(err, fs.ErrPermission) {
+			return nil, false, nil // List says what is wrong
+		}
+		return entries, err == nil && len(entries) == 0, err
+	}
+	if info, err := f.look(strings.TrimSuffix(dir, "/")); err != nil || !info.IsDir() {
+		return nil, nil
+	}
+	entries, none, err := hollow(dir)
+	if err != nil {
+		return nil, err
+	}
+	if none {
+		return []string{dir}, nil
+	}
+	var found []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		path := dir + e.Name() + "/"
+		if _, none, err := hollow(path); err != nil {
+			return nil, err
+		} else if none {
+			found = append(found, path)
+		}
+	}
+	return found, nil
+}
+
 // lstat is look for a key whose folders were looked at.
 func (f *Folder) lstat(key string) (fs.FileInfo, error) {
 	info, err := f.root.Lstat(key)
