@@ -342,6 +342,46 @@ func TestTakeOverOfTakenName(t *testing.T) {
 	}
 }
 
+// TestTakeOverOfWhatEnds: a session that nobody can carry on ends, with whatever a
+// TakeOver before named as its successor, wherever a hub dies over that.
+func TestTakeOverOfWhatEnds(t *testing.T) {
+	eachFault(t, func(t *testing.T, plan storetest.Plan) {
+		mem := newStore(t)
+		for i, name := range map[int]string{1: "named", 2: "unnamed"} {
+			if _, err := New(mem).Begin(t.Context(), testIntent(i, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := New(mem).Void(t.Context(), testID(1), testID(3), "a hub died here"); err != nil {
+			t.Fatal(err)
+		}
+		faulty := storetest.NewFaulty(mem, plan)
+		for {
+			sessions, err := New(faulty).TakeOver(t.Context(), func(Intent) bool { return true }, func(old Intent) (Intent, error) {
+				return Intent{}, &VoidedError{ID: old.ID, Reason: "nobody has its packets"}
+			})
+			faulty.SetPlan(nil)
+			if len(sessions) != 0 {
+				t.Fatalf("taken over: %v", sessions)
+			}
+			if err == nil {
+				break
+			}
+		}
+		for _, i := range []int{2, 3} {
+			if o := mustOutcome(t, New(mem), testID(i)); o.State != Voided || o.Reason != "nobody has its packets" || o.Successor != "" {
+				t.Errorf("session %d is %+v", i, o)
+			}
+		}
+		if left, err := New(mem).UnderWay(t.Context()); err != nil || len(left) != 0 {
+			t.Errorf("under way: %+v, %v", left, err)
+		}
+		if _, err := New(mem).Sweep(t.Context(), at(epoch.Add(48*time.Hour))); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func FuzzCondemned(f *testing.F) {
 	key := manifest.ObjectKey{Kind: manifest.KindChunk, Hash: chunker.HashOf(nil), Ext: chunker.PacketsExt, Generation: 3}
 	for _, keys := range [][]string{nil, {key.String()}} {

@@ -11,8 +11,9 @@ import (
 // TakeOver ends the sessions of dead predecessors and begins others in their
 // place. A hub calls it once, when it starts. mine tells which intents are of its
 // predecessors; next makes the intent of the session that carries on from one of
-// them: as a rule the same with a new id, deadline and owner. It returns the
-// sessions begun.
+// them: as a rule the same with a new id, deadline and owner. A session that nobody
+// can carry on ends without a successor when next returns a *VoidedError, for its
+// Reason. TakeOver returns the sessions begun.
 //
 // The old session's void marker names the new one, so that whoever waits for the
 // old id finds it. It also settles which new id it is, for all who try: a
@@ -67,6 +68,10 @@ func (a *Archive) takeOver(ctx context.Context, t Attempt, next func(Intent) (In
 		return nil, ended
 	}
 	in, err := next(t.Intent)
+	var last *VoidedError
+	if errors.As(err, &last) {
+		return nil, a.endLast(ctx, t.ID, last.Reason)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +90,20 @@ func (a *Archive) takeOver(ctx context.Context, t Attempt, next func(Intent) (In
 	}
 	in.ID = t.Outcome.Successor
 	return a.succeed(ctx, t.ID, in)
+}
+
+// endLast ends a session that nobody carries on, and the successor that a TakeOver
+// before this one named and did not begin.
+func (a *Archive) endLast(ctx context.Context, id, reason string) error {
+	o, err := a.void(ctx, id, "", reason)
+	if err == nil && o.Successor != "" {
+		_, err = a.void(ctx, o.Successor, "", reason)
+	}
+	if err != nil {
+		return err
+	}
+	a.dropIntent(ctx, id)
+	return nil
 }
 
 // succeed begins the successor of session old and then drops the old intent. What

@@ -115,7 +115,11 @@ func (h *Hub) assemble(s *session) (*manifest.Manifest, []manifest.Entry, *api.E
 	cluster := s.cluster(m)
 	switch {
 	case s.req.Import && answered < len(s.req.Nodes):
-		return nil, nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "the import of %s stopped midway: start it again; what was sent already is not sent twice", s.name)
+		why := fmt.Sprintf("its client gave no sign of life for %s", h.cfg.SessionTimeout)
+		if h.now().After(s.deadline) {
+			why = fmt.Sprintf("it took longer than %s", h.cfg.SessionLimit)
+		}
+		return nil, nil, refuse(http.StatusGatewayTimeout, api.CodeUnreachable, "the import of %s was ended: %s: start it again; what was sent already is not sent twice", s.name, why)
 	case s.req.Import && m.Totals.Records == 0:
 		return nil, nil, refuse(http.StatusUnprocessableEntity, api.CodeNotRecorded, "there are no packets in what was imported")
 	case s.req.Import:

@@ -248,7 +248,7 @@ func TestTakeOverInCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, func() bool {
-		list := s.hub.session("x").view().Progress
+		list := s.hub.session("x").view(time.Minute).Progress
 		return len(list) == 2 && list[1].State == stateDone && list[0].State == stateUploading
 	})
 	hang.Store(false)

@@ -290,8 +290,9 @@ func (h *Hub) close(s *session, m *manifest.Manifest, failure *api.Error) {
 }
 
 // takeOver ends the sessions that hubs with this key left undecided, and carries
-// each on under a new id, which those who wait find. It may be called again
-// after an error.
+// each on under a new id, which those who wait find. Imports it only ends: what
+// their clients have read is with nobody, so no part could ever be handed in. It
+// may be called again after an error.
 func (h *Hub) takeOver(ctx context.Context) error {
 	mine := func(in archive.Intent) bool {
 		var req request
@@ -302,6 +303,9 @@ func (h *Hub) takeOver(ctx context.Context) error {
 		var req request
 		if err := json.Unmarshal(old.Request, &req); err != nil {
 			return archive.Intent{}, err
+		}
+		if req.Import {
+			return archive.Intent{}, &archive.VoidedError{ID: old.ID, Reason: importLeft}
 		}
 		req.Carries = old.ID
 		now := h.now()
@@ -323,3 +327,6 @@ func (h *Hub) takeOver(ctx context.Context) error {
 	}
 	return err
 }
+
+// importLeft is why an import is ended by a hub that starts.
+const importLeft = "the hub that took the import has ended, and no other can carry an import on"

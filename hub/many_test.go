@@ -70,7 +70,7 @@ func TestManyAgents(t *testing.T) {
 		// None of them does anything about it.
 		time.Sleep(h.cfg.FirstAnswer + 2*tickPeriod)
 		synctest.Wait()
-		if v := h.session(snap.ID).view(); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
+		if v := h.session(snap.ID).view(time.Minute); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
 			t.Errorf("%+v", v)
 		}
 		cancel()
@@ -114,12 +114,12 @@ func TestSlowStoreMakesNobodyLate(t *testing.T) {
 		}
 		time.Sleep(h.cfg.FirstAnswer - tickPeriod)
 		synctest.Wait()
-		if v := s.view(); v.Status != api.Creating {
+		if v := s.view(time.Minute); v.Status != api.Creating {
 			t.Errorf("given up: %+v", v)
 		}
 		time.Sleep(2 * tickPeriod)
 		synctest.Wait()
-		if v := s.view(); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
+		if v := s.view(time.Minute); v.Status != api.Failed || v.Error.Code != api.CodeUnreachable {
 			t.Errorf("%+v", v)
 		}
 		cancel()

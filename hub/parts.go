@@ -100,7 +100,8 @@ func (s *session) open(name string, now time.Time) (*part, error) {
 	case p.progress.State == stateUnreachable:
 		return nil, refuse(http.StatusConflict, api.CodeNotCompleted, "session %s has gone on without node %s, which was late", s.id, name)
 	}
-	if !p.answered || s.req.Import {
+	s.heard = now
+	if !p.answered {
 		p.last = now
 	}
 	p.answered = true
@@ -136,6 +137,7 @@ func (h *Hub) progress(w http.ResponseWriter, r *http.Request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.parts[name].node != nil {
+		s.heard = h.now() // of an import: the client may be at another node
 		w.WriteHeader(http.StatusNoContent) // overtaken by complete
 		return nil
 	}

@@ -62,6 +62,7 @@ type session struct {
 	mu      sync.Mutex
 	parts   map[string]*part
 	closing bool       // some goroutine is ending the session: no more answers are taken
+	heard   time.Time  // when whoever plays the nodes of an import last gave a sign of life, by any request
 	trouble *api.Error // what keeps the one who ends it from that
 	done    *manifest.Manifest
 	failure *api.Error // of a failed or superseded session
@@ -96,7 +97,7 @@ type placed struct {
 func newSession(id, name string, req request, now time.Time, lifetime time.Duration) *session {
 	s := &session{
 		id: id, name: name, req: req, created: now, deadline: now.Add(lifetime),
-		ended: make(chan struct{}), parts: map[string]*part{},
+		ended: make(chan struct{}), parts: map[string]*part{}, heard: now,
 	}
 	for i, n := range req.asked() {
 		s.parts[n] = &part{
@@ -117,6 +118,7 @@ func newSession(id, name string, req request, now time.Time, lifetime time.Durat
 func (s *session) asks(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.heard = now
 	for _, p := range s.parts {
 		p.last = now
 	}
@@ -243,13 +245,16 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 	if s.closing {
 		return nil, false
 	}
+	if s.req.Import {
+		return s.expireImport(now, patience), s.settled()
+	}
 	last := s.settledNodes()
 	for name, p := range s.parts {
 		if p.settled() || p.checking || p.asking > 0 {
 			continue
 		}
 		limit := patience
-		if !p.answered && !s.req.Import {
+		if !p.answered {
 			limit = first
 		}
 		if p.extra && last {
@@ -265,6 +270,30 @@ func (s *session) expire(now time.Time, first, patience time.Duration) (late []s
 	return late, s.settled()
 }
 
+// expireImport gives up on all unfinished parts of an import at once: one client
+// plays its nodes, one after another. That client is alive as long as any request
+// of it comes within patience of the one before, or waits for the store. The
+// caller holds s.mu.
+func (s *session) expireImport(now time.Time, patience time.Duration) (late []string) {
+	for _, p := range s.parts {
+		if p.checking || p.asking > 0 {
+			s.heard = now
+			return nil
+		}
+	}
+	if now.Sub(s.heard) <= patience && !now.After(s.deadline) {
+		return nil
+	}
+	for name, p := range s.parts {
+		if !p.settled() {
+			p.progress.State = stateUnreachable
+			late = append(late, name)
+		}
+	}
+	slices.Sort(late)
+	return late
+}
+
 // troubleOf is what a node last told of what holds it up; empty when nothing does.
 func (s *session) troubleOf(name string) string {
 	s.mu.Lock()
@@ -275,8 +304,9 @@ func (s *session) troubleOf(name string) string {
 	return ""
 }
 
-// view is the session as a snapshot in the making, or one that failed.
-func (s *session) view() api.Snapshot {
+// view is the session as a snapshot in the making, or one that failed. An import
+// expires when its client gives no sign of life for patience.
+func (s *session) view(patience time.Duration) api.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done != nil {
@@ -295,6 +325,12 @@ func (s *session) view() api.Snapshot {
 	if s.failure != nil {
 		v.Status, v.Error, v.Reasons = api.Failed, s.failure, []string{s.failure.Message}
 		return v
+	}
+	if s.req.Import && !s.settled() {
+		v.Heard, v.Expires = s.heard.UTC(), s.heard.Add(patience).UTC()
+		if v.Expires.After(v.Deadline) {
+			v.Expires = v.Deadline
+		}
 	}
 	v.Error = s.trouble
 	for _, name := range s.req.asked() {

@@ -258,7 +258,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	state := func(node string) string {
-		for _, p := range s.hub.session("some").view().Progress {
+		for _, p := range s.hub.session("some").view(time.Minute).Progress {
 			if p.Node == node {
 				return p.State
 			}

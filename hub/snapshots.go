@@ -55,7 +55,7 @@ func (h *Hub) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 		_, err := h.giveUp(r, s)
 		return err
 	}
-	writeJSON(w, http.StatusAccepted, s.view())
+	writeJSON(w, http.StatusAccepted, s.view(h.cfg.SessionTimeout))
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (h *Hub) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 	// not missing.
 	list := []api.Snapshot{}
 	for _, s := range h.creating() {
-		v := s.view()
+		v := s.view(h.cfg.SessionTimeout)
 		v.Awaited = h.isAwaited(v.ID)
 		list = append(list, v)
 	}
@@ -253,7 +253,7 @@ func (h *Hub) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 		case failure != nil && failure.Code == api.CodeSuperseded:
 			return failure
 		case done == nil:
-			writeJSON(w, http.StatusOK, s.view())
+			writeJSON(w, http.StatusOK, s.view(h.cfg.SessionTimeout))
 			return nil
 		}
 		ref = s.id // it may have been deleted since

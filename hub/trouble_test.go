@@ -51,7 +51,7 @@ func TestTrouble(t *testing.T) {
 	}
 
 	id, report := begin("some")
-	await(t, func() bool { return s.hub.sessionByID(id).view().Progress[0].State == stateDone })
+	await(t, func() bool { return s.hub.sessionByID(id).view(time.Minute).Progress[0].State == stateDone })
 	report(0, full)
 	pass(9 * time.Second)
 	report(10, full) // it gets on all the same

@@ -168,8 +168,8 @@ func tellWaiting(c *cli.Context, s api.Snapshot) {
 		where = " --store " + c.String("store")
 	}
 	fmt.Fprintln(c.App.ErrWriter, oneLine(fmt.Sprintf(
-		"pcapsule: sweep waits for session %s (%s) of %s, which began %s ago: until it ends, or %s; `pcapsule snapshot delete %s%s` ends it now",
-		s.ID, cmp.Or(s.Name, "no name"), s.Owner, roundSpan(time.Since(s.Created)), stamp(s.Deadline), s.ID, where)))
+		"pcapsule: sweep waits for session %s (%s) of %s, which began %s ago: until it ends, or %s%s; `pcapsule snapshot delete %s%s` ends it now",
+		s.ID, cmp.Or(s.Name, "no name"), s.Owner, roundSpan(time.Since(s.Created)), stamp(s.Deadline), clientState(s), s.ID, where)))
 }
 
 // tellAwaited is tellWaiting for the sweeps of a hub, until ctx ends.

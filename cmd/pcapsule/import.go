@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -193,19 +195,60 @@ func importToHub(c *cli.Context, name string, opt importer.Options) (snap *api.S
 			_ = client.Delete(ctx, id) // or the hub gives it up in time
 		}
 	}()
-	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
-		return uploadToHub(ctx, client, id, o)
-	}
-	nodes, err := importer.Run(c.Context, opt)
-	if err != nil {
+	if err := importParts(c.Context, client, snap, opt); err != nil {
 		return nil, err
 	}
+	return client.WaitSnapshot(c.Context, id, nil)
+}
+
+// importParts hands in the parts of all nodes of a session, and gives the hub a
+// sign of life meanwhile.
+func importParts(outer context.Context, client *hubClient, snap *api.Snapshot, opt importer.Options) error {
+	ctx, stop := context.WithCancelCause(outer)
+	var signs sync.WaitGroup
+	defer signs.Wait()
+	defer stop(nil)
+	signs.Go(func() { giveSigns(ctx, client, snap.ID, opt.Files[0].Node, stop) })
+	opt.Upload = func(ctx context.Context, o importer.Object) (string, error) {
+		return uploadToHub(ctx, client, snap.ID, o)
+	}
+	nodes, err := importer.Run(ctx, opt)
 	for _, n := range nodes {
-		if err := client.Complete(c.Context, id, n.Name, api.CompleteRequest{Node: n}); err != nil {
-			return nil, err
+		if err == nil {
+			err = client.Complete(ctx, snap.ID, n.Name, api.CompleteRequest{Node: n})
 		}
 	}
-	return client.WaitSnapshot(c.Context, id, nil)
+	if why := context.Cause(ctx); err != nil && why != nil && outer.Err() == nil {
+		return why
+	}
+	return err
+}
+
+// giveSigns reports to the hub, until ctx ends, that the import of a session goes
+// on, and calls stop with the reason when the hub says that the session has ended.
+// A hub that does not answer may be back soon.
+func giveSigns(ctx context.Context, client *hubClient, session, node string, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(api.SignEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		limited, cancel := context.WithTimeout(ctx, api.SignEvery)
+		err := client.Progress(limited, session, api.Progress{Node: node, State: "waiting"})
+		cancel()
+		var answer *api.Error
+		if !errors.As(err, &answer) {
+			continue
+		}
+		switch answer.Status {
+		case http.StatusNotFound, http.StatusConflict, http.StatusGone:
+			stop(answer)
+			return
+		}
+	}
 }
 
 // grantTries is how often an upload asks for a new grant when one runs out.

@@ -70,11 +70,19 @@ func writeSnapshots(w io.Writer, list ...api.Snapshot) error {
 			row = append(row, signerState(s))
 		}
 		if owned {
-			row = append(row, roundSpan(time.Since(s.Created)), cmp.Or(s.Owner, "-"))
+			row = append(row, roundSpan(time.Since(s.Created)), cmp.Or(s.Owner, "-")+clientState(s))
 		}
 		rows = append(rows, row)
 	}
 	return writeTable(w, rows...)
+}
+
+// clientState says of an import through a hub whether its client lives.
+func clientState(s api.Snapshot) string {
+	if s.Heard.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("; its client was heard %s ago, and the hub ends the import at %s unless it hears more", roundSpan(time.Since(s.Heard)), stamp(s.Expires))
 }
 
 // signerState says in short whether who signed a snapshot is trusted.

@@ -90,6 +90,8 @@ type Snapshot struct {
 	Nodes    []string   `json:"nodes"`
 	Owner    string     `json:"owner,omitempty"`    // while Creating or Dead: who makes it, for people
 	Deadline time.Time  `json:"deadline,omitzero"`  // while Creating or Dead: when a sweep may end it
+	Heard    time.Time  `json:"heard,omitzero"`     // while Creating, of an import through a hub: when its client last gave a sign of life
+	Expires  time.Time  `json:"expires,omitzero"`   // with Heard: when the hub ends the import unless its client gives another
 	Awaited  bool       `json:"awaited,omitempty"`  // while Creating: a sweep of this hub waits for it
 	Progress []Progress `json:"progress,omitempty"` // while Creating, one a node
 	Error    *Error     `json:"error,omitempty"`    // why it Failed or is Damaged, or what holds it up while Creating
@@ -102,7 +104,12 @@ type Snapshot struct {
 	Distrust  string `json:"distrust,omitempty"`   // why it is not Trusted
 }
 
-// Progress of one node in a session.
+// SignEvery is how often the client of an import reports progress, also while its
+// input gives nothing: the hub takes a client that is silent for minutes for dead.
+const SignEvery = 10 * time.Second
+
+// Progress of one node in a session. Whoever plays the nodes of an import reports
+// that of any of them, every SignEvery.
 // POST /api/v1/sessions/{id}/nodes/{node}/progress.
 type Progress struct {
 	Node   string `json:"node"`
