@@ -394,6 +394,10 @@ func scenarios() []scenario {
 			w.start("sweep", later, sweepActor) // so that sessions begin late in it, first of all
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 		}},
+		{name: "session and sweep, an intent that the store does not keep", dead: true, fault: []fault{swallowed}, max: 1, start: func(w *world) {
+			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
+			w.start("sweep", early, sweepActor)
+		}},
 		{name: "session and patient sweep", dead: true, start: func(w *world) {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", early, sweepActor)

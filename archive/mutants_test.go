@@ -41,17 +41,23 @@ var mutants = []mutant{
 		"	// First what makes the manifest complete.",
 		"	if _, err := s.a.putOnce(ctx, manifest.ManifestPath(id), s.manifest, manifest.MaxManifest); err != nil {\n		return err\n	}\n	//",
 	}},
+	{"session goes on without its intent", "session.go", []string{
+		"	if !announced {\n",
+		"	if !announced && false {\n",
+		"	if err := s.announced(ctx); err != nil {\n		return err\n	}\n",
+		"",
+	}},
 	{"name is checked before the intent is there", "session.go", []string{
 		"	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
-		"	if err := a.checkName(ctx, in.Name, in.ID); err != nil {\n		return nil, err\n	}\n	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
-		"	if err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID); err != nil {\n		return err\n	}\n",
-		"",
+		"	if _, err := a.checkName(ctx, in.Name, in.ID); err != nil {\n		return nil, err\n	}\n	there, err := a.putOnce(ctx, manifest.IntentPath(in.ID), b, maxIntent)\n",
+		"	announced, err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID)\n",
+		"	announced := true\n",
 	}},
 	{"names of snapshots are read before those of sessions", "names.go", []string{
 		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n",
 		"	if err != nil {\n",
 		"	attempts, _, err := a.attempts(ctx, map[string]bool{id: true}) // of which the intent was put just now\n",
-		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n		return err\n	}\n	attempts, _, err := a.attempts(ctx, map[string]bool{id: true}) // of which the intent was put just now\n",
+		"	ids, err := a.undeleted(ctx)\n	if err != nil {\n		return false, err\n	}\n	attempts, _, err := a.attempts(ctx, map[string]bool{id: true}) // of which the intent was put just now\n",
 	}},
 	{"sweep does not look at intents", "sweep.go", []string{
 		"	for _, t := range attempts {\n		if err := s.await(",

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -110,21 +111,42 @@ func (s *Session) enter(ctx context.Context) error {
 		return err
 	}
 	o, err := s.a.outcome(ctx, s.Intent.ID, true)
+	if err == nil {
+		err = s.goesOn(o)
+	}
 	if err != nil {
 		return err
 	}
-	switch o.State {
-	case Undecided:
-	case Voided: // between the intent and this look, by a sweep whose clock is past the deadline or by TakeOver
-		return &VoidedError{ID: s.Intent.ID, Successor: o.Successor, Reason: o.Reason}
-	default:
-		return fmt.Errorf("%w: it is %s", ErrDecided, o.State)
-	}
-	if err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID); err != nil {
+	announced, err := s.a.checkName(ctx, s.Intent.Name, s.Intent.ID)
+	if err != nil {
 		return err
+	}
+	if !announced {
+		if o, err = s.a.Outcome(ctx, s.Intent.ID); err != nil {
+			return err
+		}
+		return cmp.Or(s.goesOn(o), errUnannounced)
 	}
 	s.condemned, err = s.a.readCondemned(ctx)
 	return err
+}
+
+// errUnannounced says that a session has neither intent nor outcome in the store,
+// so that no sweep waits for it.
+var errUnannounced = errors.New("its intent is not in the store, which took it, and nobody has ended the session: something deletes from the store, or a proxy answers in its place; find out what, then try again")
+
+// goesOn returns why a session that this process has begun cannot go on, as its
+// outcome tells.
+func (s *Session) goesOn(o Outcome) error {
+	switch o.State {
+	case Undecided:
+		return nil
+	case Unknown:
+		return errUnannounced
+	case Voided: // since the intent was put, by a sweep whose clock is past the deadline or by TakeOver
+		return &VoidedError{ID: s.Intent.ID, Successor: o.Successor, Reason: o.Reason}
+	}
+	return fmt.Errorf("%w: it is %s", ErrDecided, o.State)
 }
 
 // giveUp ends a session that could not begin, if the store lets it, even when ctx
@@ -183,7 +205,7 @@ func (s *Session) Check(ctx context.Context, stream manifest.Stream) error {
 // in the store, under keys that Place gave.
 //
 // When it returns nil the snapshot is there, for good. A *VoidedError says that
-// somebody else ended the session. With ErrUndecided the store's answers do not
+// somebody else ended the session, or that Commit did, whose intent was gone. With ErrUndecided the store's answers do not
 // tell: Commit may be called again, with the same manifest, or Outcome asked.
 func (s *Session) Commit(ctx context.Context, m *manifest.Manifest, key *manifest.Signer) error {
 	s.mu.Lock()
@@ -248,6 +270,9 @@ func (s *Session) commit(ctx context.Context) error {
 			return fmt.Errorf("%s is another's: %w", o.key, ErrDecided)
 		}
 	}
+	if err := s.announced(ctx); err != nil {
+		return err
+	}
 	key := manifest.ManifestPath(id)
 	there, err := s.a.putOnce(ctx, key, s.manifest, manifest.MaxManifest)
 	if err != nil {
@@ -265,6 +290,31 @@ func (s *Session) commit(ctx context.Context) error {
 		s.a.dropIntent(ctx, id)
 	}
 	return &VoidedError{ID: id, Successor: v.successor, Reason: v.reason}
+}
+
+// announced looks, before the manifest is put, that sweeps could see the session
+// until now. One without an intent and without an outcome, of which sweeps may
+// have deleted what it holds, is ended here.
+func (s *Session) announced(ctx context.Context) error {
+	id := s.Intent.ID
+	there, err := s.a.exists(ctx, manifest.IntentPath(id))
+	if err == nil && !there {
+		_, err = s.a.verdict(ctx, id) // the intent goes when there is one
+	}
+	switch {
+	case err == nil:
+		return nil // the manifest's place tells, if the session has ended
+	case !absent(err):
+		return fmt.Errorf("look for its intent: %w: %w", ErrUndecided, err)
+	}
+	o, err := s.a.end(ctx, id, errUnannounced.Error())
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w: %w", errUnannounced, ErrUndecided, err)
+	case o.State == Voided:
+		return &VoidedError{ID: id, Successor: o.Successor, Reason: o.Reason}
+	}
+	return nil // a manifest of this Commit's last try has landed
 }
 
 // Standing returns nil while nobody has ended the session from outside, and the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"testing"
 	"time"
@@ -262,6 +263,94 @@ func TestCommitMeetsVoid(t *testing.T) {
 		if gone := errors.Is(err, store.ErrNotExist); gone != (successor == "") {
 			t.Errorf("successor %q: the intent is gone: %v", successor, gone)
 		}
+	}
+}
+
+// forgetful is a store that takes intents and does not keep them.
+type forgetful struct {
+	store.Store
+	atOnce bool // else when somebody lists them
+}
+
+func (f forgetful) Put(ctx context.Context, key string, body store.Body) error {
+	if f.atOnce && strings.HasPrefix(key, manifest.IntentsDir) {
+		return nil
+	}
+	return f.Store.Put(ctx, key, body)
+}
+
+func (f forgetful) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
+	if prefix == manifest.IntentsDir {
+		_ = f.Delete(ctx, manifest.IntentPath(testID(1)))
+	}
+	return f.Store.List(ctx, prefix)
+}
+
+// TestBeginWithoutIntent: no sweep would wait for a session that has no intent.
+func TestBeginWithoutIntent(t *testing.T) {
+	for _, atOnce := range []bool{true, false} {
+		mem := newStore(t)
+		_, err := New(forgetful{mem, atOnce}).Begin(t.Context(), testIntent(1, "new"))
+		if !errors.Is(err, errUnannounced) {
+			t.Errorf("begin: %v, want %v", err, errUnannounced)
+		}
+		// Its intent, should it turn up later, is that of a session that has ended.
+		if o := mustOutcome(t, New(mem), testID(1)); o.State != Voided {
+			t.Errorf("the session is %s", o.State)
+		}
+		mustCreate(t, New(mem), testIntent(2, "new"), "chunk")
+	}
+}
+
+// TestCommitWithoutIntent: somebody deletes the intent while chunks come, and a
+// sweep does not know of the session.
+func TestCommitWithoutIntent(t *testing.T) {
+	mem := newStore(t)
+	faulty := storetest.NewFaulty(mem, nil)
+	s, err := New(faulty).Begin(t.Context(), testIntent(1, "new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := fill(t.Context(), s, "chunk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	intent := manifest.IntentPath(testID(1))
+	if err := mem.Delete(t.Context(), intent); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(mem).Sweep(t.Context(), at(epoch)); err != nil {
+		t.Fatal(err)
+	}
+	// As long as the store does not tell, the session is open.
+	faulty.SetPlan(func(op, key string) storetest.Fault {
+		if op == "stat" && key == intent || op == "put" && key == manifest.ManifestPath(testID(1)) {
+			return storetest.Refused
+		}
+		return storetest.NoFault
+	})
+	if err := s.Commit(t.Context(), m, testSigner); !errors.Is(err, ErrUndecided) {
+		t.Errorf("commit, and the store does not tell of the intent: %v, want ErrUndecided", err)
+	}
+	faulty.SetPlan(func(op, key string) storetest.Fault {
+		if op == "put" {
+			return storetest.Refused
+		}
+		return storetest.NoFault
+	})
+	if err := s.Commit(t.Context(), m, testSigner); !errors.Is(err, ErrUndecided) {
+		t.Errorf("commit, and the store takes no void marker: %v, want ErrUndecided", err)
+	}
+	faulty.SetPlan(nil)
+	for range 2 {
+		err := s.Commit(t.Context(), m, testSigner)
+		var void *VoidedError
+		if !errors.As(err, &void) || !strings.Contains(err.Error(), "intent is not in the store") {
+			t.Fatalf("commit: %v, want a VoidedError that tells of the intent", err)
+		}
+	}
+	if list, err := New(mem).List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("%d snapshots, %v", len(list), err)
 	}
 }
 

@@ -44,10 +44,11 @@ const (
 	blind            // of a list: it ends here, and looks whole
 	short            // of a list: it lacks its last key
 	stale            // of a list: it is that of the first who asked
+	swallowed        // of the put of an intent: no effect, and success
 )
 
 func (f fault) String() string {
-	return [...]string{"", " (refused)", " (answer lost)", " (lands late, answer lost)", " CRASH", " (ends here)", " (lacks its last)", " (old)"}[f]
+	return [...]string{"", " (refused)", " (answer lost)", " (lands late, answer lost)", " CRASH", " (ends here)", " (lacks its last)", " (old)", " (swallowed)"}[f]
 }
 
 // may tells whether a fault can befall what an actor is about to do. Lists that
@@ -58,6 +59,8 @@ func (act *actor) may(f fault) bool {
 	switch f {
 	case lost, late:
 		return verb == "put" || verb == "delete"
+	case swallowed:
+		return verb == "put" && dir+"/" == manifest.IntentsDir
 	case blind, short, stale:
 		switch sweep := strings.Contains(act.name, "sweep"); {
 		case verb != "list":
@@ -441,6 +444,10 @@ func (s simStore) Put(_ context.Context, key string, body store.Body) error {
 		s.act.w.pending = append(s.act.w.pending, effect{true, key, data})
 		s.act.saw("put", key, "lost")
 		return errLost
+	}
+	if f == swallowed {
+		s.act.saw("put", key, "stored")
+		return nil
 	}
 	ok := s.act.w.put(key, data)
 	switch {
