@@ -217,26 +217,37 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	}
 	var info minio.ObjectInfo
 	err := s.try(ctx, opStat, key, func(int) (err error) {
-		info, err = s.client.StatObject(ctx, s.opt.Bucket, s.prefix+key, minio.StatObjectOptions{Checksum: true})
-		var strange *answerError
-		if errors.As(err, &strange) && strange.bodiless {
-			return s.whyNot(ctx, key, err)
-		}
+		info, err = s.head(ctx, key)
 		return err
 	})
 	if err != nil {
 		return Info{}, err
 	}
-	out := Info{Key: key, Size: info.Size, Modified: info.LastModified}
+	out := Info{Key: key, Size: info.Size, Modified: info.LastModified, SHA256: checkedSum(info)}
 	if info.ETag != "" {
 		out.Version = fmt.Sprint(info.ETag, " ", info.VersionID, " ", info.LastModified.UnixNano())
 	}
-	// Of an object that came in parts the service knows a hash of hashes, which
-	// ends in a dash and their number.
-	if sum, err := base64.StdEncoding.DecodeString(info.ChecksumSHA256); err == nil && len(sum) == sha256.Size {
-		out.SHA256 = sum
-	}
 	return out, nil
+}
+
+func (s *S3) head(ctx context.Context, key string) (minio.ObjectInfo, error) {
+	info, err := s.client.StatObject(ctx, s.opt.Bucket, s.prefix+key, minio.StatObjectOptions{Checksum: true})
+	var strange *answerError
+	if errors.As(err, &strange) && strange.bodiless {
+		err = s.whyNot(ctx, key, err)
+	}
+	return info, err
+}
+
+// checkedSum is the SHA-256 of an object that the service tells, or nil. Of one
+// that came in parts it knows a hash of hashes, which ends in a dash and their
+// number.
+func checkedSum(info minio.ObjectInfo) []byte {
+	sum, err := base64.StdEncoding.DecodeString(info.ChecksumSHA256)
+	if err != nil || len(sum) != sha256.Size {
+		return nil
+	}
+	return sum
 }
 
 // whyNot returns why there is no object at key, when HEAD was answered with an

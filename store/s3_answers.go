@@ -61,6 +61,12 @@ func isPage(media string) bool {
 	return media == "text/html" || media == "application/xhtml+xml"
 }
 
+// isForeign tells whether a content type is one that an S3 service gives to no
+// answer of its own.
+func isForeign(media string) bool {
+	return isPage(media) || strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json")
+}
+
 // mediaOf is the content type of an answer for comparisons and for people.
 func mediaOf(h http.Header) string {
 	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
@@ -111,14 +117,7 @@ func (t *answers) check(r *http.Request, resp *http.Response) error {
 		if err != nil {
 			return err
 		}
-		if err := CheckStored(resp.Header, body); err != nil {
-			return wrong(err)
-		}
-		sent, stored := r.Header.Get(checksumHeader), resp.Header.Get(checksumHeader)
-		if sent != "" && stored != "" && sent != stored {
-			return wrong(errors.New("the SHA-256 in it is that of other bytes"))
-		}
-		return nil
+		return wrong(CheckStored(r.Header, resp.Header, body))
 	}
 	if len(query) == 0 {
 		if err := checkObject(resp); err != nil {
@@ -223,8 +222,7 @@ func (t *answers) checkRefusal(r *http.Request, resp *http.Response, e *answerEr
 
 // sentByS3 tells whether an answer without a body has the marks of an S3 service.
 func sentByS3(h http.Header) bool {
-	media := mediaOf(h)
-	if isPage(media) || media == "application/json" {
+	if isForeign(mediaOf(h)) {
 		return false
 	}
 	for name := range h {
@@ -239,11 +237,10 @@ func sentByS3(h http.Header) bool {
 // page has some of them, too; objects are never pages.
 func checkObject(resp *http.Response) error {
 	h := resp.Header
-	tag := h.Get("ETag")
 	switch {
 	case isPage(mediaOf(h)):
 		return errors.New("no object is a page")
-	case tag == "" || strings.HasPrefix(tag, "W/"):
+	case !hasETag(h):
 		return errors.New("it has no ETag")
 	case resp.ContentLength < 0 && (resp.Request.Method == http.MethodHead || len(resp.TransferEncoding) == 0 && resp.ProtoMajor == 1):
 		return errors.New("it has no length")
@@ -252,6 +249,13 @@ func checkObject(resp *http.Response) error {
 		return errors.New("it has no time of modification")
 	}
 	return checkEncoding(h)
+}
+
+// hasETag tells whether h has an ETag as S3 services make them. Weak ones are web
+// servers'.
+func hasETag(h http.Header) bool {
+	tag := h.Get("ETag")
+	return tag != "" && !strings.HasPrefix(tag, "W/")
 }
 
 // checkEncoding tells whether a body is as it was stored. Nobody asked for it to
@@ -300,14 +304,22 @@ func parseRange(s string) (first, last int64, ok bool) {
 	return first, last, err == nil && last >= first
 }
 
-// CheckStored tells whether an answer with status 200 to a PUT is that of an S3
-// service which has stored the body: it has an ETag, and nothing to say.
-func CheckStored(h http.Header, body []byte) error {
+// CheckStored tells whether an answer with status 200 to a PUT with the headers
+// asked is that of an S3 service which has stored the body: it has an ETag, and
+// nothing to say. Only one that repeats the SHA-256 shows that the body was read;
+// after any other, look whether the object is there.
+func CheckStored(asked, answer http.Header, body []byte) error {
+	media := mediaOf(answer)
+	sent, stored := asked.Get(checksumHeader), answer.Get(checksumHeader)
 	switch {
-	case len(bytes.TrimSpace(body)) > 0 || isPage(mediaOf(h)):
+	case len(bytes.TrimSpace(body)) > 0 || isPage(media):
 		return fmt.Errorf("an object that is stored is answered with no body (here %s)", describeBody(body))
-	case h.Get("ETag") == "":
+	case isForeign(media):
+		return errors.New("no S3 service answers with this type")
+	case !hasETag(answer):
 		return errors.New("it has no ETag")
+	case sent != "" && stored != "" && sent != stored:
+		return errors.New("the SHA-256 in it is that of other bytes")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -140,6 +141,8 @@ func TestS3Lies(t *testing.T) {
 		"of no bucket":            list(prefix, last),
 		"of another prefix":       list(name, "<Prefix>other/</Prefix>", last),
 		"of all prefixes":         list(name, "<Prefix></Prefix>", last),
+		"of no prefix":            list(name, last),
+		"of no prefix, counted":   list(name, last, "<KeyCount>1</KeyCount>", entry("some/a/1", "3")),
 		"without an end":          list(name, prefix),
 		"with an unclear end":     list(name, prefix, "<IsTruncated></IsTruncated>"),
 		"leads nowhere":           list(name, prefix, "<IsTruncated>true</IsTruncated>"),
@@ -169,6 +172,108 @@ func TestS3Lies(t *testing.T) {
 			t.Parallel()
 			wantNoList(t, lying(t, l))
 		})
+	}
+}
+
+// TestS3PutLies has something answer a PUT as if it was done. What does not repeat
+// the SHA-256 is looked at.
+func TestS3PutLies(t *testing.T) {
+	opt := storetest.MinIO(t)
+	opt.Backoff, opt.Attempts = time.Microsecond, 2
+	body := store.Bytes([]byte("mine"))
+	tag := func(tag string, more ...string) http.Header {
+		h := http.Header{"Etag": {tag}}
+		for i := 0; i < len(more); i += 2 {
+			h.Set(more[i], more[i+1])
+		}
+		return h
+	}
+	other := base64.StdEncoding.EncodeToString(make([]byte, 32))
+	for what, c := range map[string]struct {
+		lie  aLie
+		kept string // what somebody puts there meanwhile
+		say  string
+	}{
+		"a tag, and nothing kept":    {aLie{200, "", "", tag(`"x"`)}, "", "not there"},
+		"like S3, and nothing kept":  {aLie{200, "application/xml", "", tag(`"x"`, "X-Amz-Request-Id", "1")}, "", "not there"},
+		"another object, as large":   {aLie{200, "", "", tag(`"x"`)}, "your", "another object"},
+		"another object, larger":     {aLie{200, "", "", tag(`"x"`)}, "another", "another object"},
+		"another SHA-256":            {aLie{200, "", "", tag(`"x"`, "X-Amz-Checksum-Sha256", other)}, "mine", "SHA-256"},
+		"a weak tag":                 {aLie{200, "", "", tag(`W/"x"`)}, "mine", "no ETag"},
+		"no tag":                     {aLie{200, "", "", nil}, "mine", "no ETag"},
+		"JSON of no length":          {aLie{200, "application/json", "", tag(`"x"`)}, "mine", "application/json"},
+		"a problem of no length":     {aLie{200, "application/problem+json; charset=utf-8", "", tag(`"x"`)}, "mine", "json"},
+		"a page of no length":        {aLie{200, "text/html", "", tag(`"x"`)}, "mine", "HTML page"},
+		"the same, kept by somebody": {aLie{200, "", "", tag(`"x"`)}, "mine", ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			opt := opt
+			opt.Prefix = strings.ReplaceAll(strings.ReplaceAll(what, " ", "-"), ",", "")
+			if c.kept != "" {
+				storetest.Put(t, openS3(t, opt), "a", []byte(c.kept))
+			}
+			s := openS3(t, front(t, opt, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
+				if r.Method == http.MethodPut {
+					c.lie.send(w, r)
+					return
+				}
+				pass.ServeHTTP(w, r)
+			}))
+			err := s.Put(t.Context(), "a", body)
+			if c.say == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantStrange(t, "Put", err)
+			wantAdvice(t, "Put", err, c.say, "AWS_ENDPOINT_URL")
+		})
+	}
+}
+
+// strip is an answer without headers of the service's.
+type strip struct {
+	http.ResponseWriter
+	names []string
+}
+
+func (s strip) WriteHeader(status int) {
+	for _, name := range s.names {
+		s.Header().Del(name)
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// TestS3PutLooks: it costs one HEAD to put to a service that does not repeat the
+// SHA-256, and none to put to others.
+func TestS3PutLooks(t *testing.T) {
+	for server, opt := range map[string]func(testing.TB) store.S3Options{"MinIO": storetest.MinIO, "VersityGW": storetest.VersityGW} {
+		for what, c := range map[string]struct {
+			strip []string
+			heads int64
+		}{
+			"repeats it":         {nil, 0},
+			"does not repeat it": {[]string{"X-Amz-Checksum-Sha256"}, 1},
+			"says nothing of S3": {[]string{"X-Amz-Checksum-Sha256", "X-Amz-Request-Id", "X-Amz-Checksum-Type", "X-Amz-Id-2"}, 1},
+		} {
+			t.Run(server+" "+what, func(t *testing.T) {
+				var heads atomic.Int64
+				opt := opt(t)
+				opt.Prefix = strings.ReplaceAll(what, " ", "-")
+				s := openS3(t, front(t, opt, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
+					if r.Method == http.MethodHead {
+						heads.Add(1)
+					}
+					pass.ServeHTTP(strip{w, c.strip}, r) // HEAD tells no SHA-256 either
+				}))
+				storetest.Put(t, s, "a", []byte("x"))
+				storetest.Put(t, s, "empty", nil)
+				if n := heads.Load(); n != 2*c.heads {
+					t.Errorf("%d times HEAD for two objects, want %d", n, 2*c.heads)
+				}
+			})
+		}
 	}
 }
 
@@ -288,7 +393,7 @@ func TestS3Dialects(t *testing.T) {
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", "application/xml")
 				if r.URL.Query().Get("prefix") == c.prefix+"/" || r.URL.Query().Get("prefix") == "" { // the first look
-					fmt.Fprintf(w, listed, "<Name>bucket</Name><IsTruncated>false</IsTruncated>")
+					fmt.Fprintf(w, listed, "<Name>bucket</Name><Prefix>"+r.URL.Query().Get("prefix")+"</Prefix><IsTruncated>false</IsTruncated>")
 					return
 				}
 				for _, part := range strings.SplitAfter(c.body, ">") {

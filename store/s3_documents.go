@@ -133,6 +133,8 @@ func checkList(body []byte, bucket string, query url.Values) error {
 		return errors.New("it does not say of which bucket it is")
 	case *l.Name != bucket && !alias:
 		return fmt.Errorf("it is of bucket %.70q, not of %q", *l.Name, bucket)
+	case l.Prefix == nil && prefix != "":
+		return fmt.Errorf("it does not say that it is of prefix %q", prefix)
 	case l.Prefix != nil && !l.echoes(*l.Prefix, prefix):
 		return fmt.Errorf("it is of prefix %.100q, not of %q", *l.Prefix, prefix)
 	case l.ContinuationToken != "" && !l.echoes(l.ContinuationToken, token):

@@ -36,11 +36,13 @@ func (s *S3) Put(ctx context.Context, key string, body Body) error {
 	return s.try(ctx, opPut, key, func(attempt int) error {
 		r := newPutReader(body)
 		defer r.stop()
-		_, err := s.client.PutObject(ctx, s.opt.Bucket, s.prefix+key, r, body.Size, "",
+		info, err := s.client.PutObject(ctx, s.opt.Bucket, s.prefix+key, r, body.Size, "",
 			hex.EncodeToString(body.SHA256[:]), opts)
 		switch {
-		case err == nil:
+		case err == nil && info.ChecksumSHA256 != "": // that of body, as was checked
 			return nil
+		case err == nil:
+			return s.confirm(ctx, key, body)
 		case r.failed() != nil:
 			return bodyError{r.failed()}
 		case attempt > 1 && minio.ToErrorResponse(err).StatusCode == http.StatusPreconditionFailed:
@@ -72,6 +74,24 @@ func (s *S3) holds(ctx context.Context, key string, body Body) (bool, error) {
 	h := sha256.New()
 	n, err := io.Copy(h, io.LimitReader(r, body.Size+1))
 	return n == body.Size && bytes.Equal(h.Sum(nil), body.SHA256[:]), err
+}
+
+// confirm looks whether a PUT that was answered as if done has left body at key.
+// Something in the service's place may have taken it and kept nothing.
+func (s *S3) confirm(ctx context.Context, key string, body Body) error {
+	info, err := s.head(ctx, key)
+	e := &answerError{asked: http.MethodPut, status: http.StatusOK}
+	switch sum := checkedSum(info); {
+	case minio.ToErrorResponse(err).Code == minio.NoSuchKey:
+		e.wrong = "the object is not there afterwards"
+	case err != nil:
+		return err
+	case info.Size != body.Size, sum != nil && !bytes.Equal(sum, body.SHA256[:]):
+		e.wrong = "another object is there afterwards"
+	default:
+		return nil
+	}
+	return e
 }
 
 // A putReader is the body of one request. The transport may read from it still

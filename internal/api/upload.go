@@ -39,7 +39,8 @@ func (c *Client) GrantURL(g *store.Grant) (string, error) {
 // Upload puts body's size bytes where a grant allows it. It tries again as the
 // patience of ctx allows; a grant that has expired is ErrGrantOver. It returns nil
 // also when it finds something there: these bytes, by an attempt before this one
-// or by somebody else; or others, which the hub finds out.
+// or by somebody else; or others, which the hub finds out. The hub looks also for
+// what a store has taken and not kept.
 func (c *Client) Upload(ctx context.Context, g *store.Grant, body io.ReaderAt, size int64) error {
 	_, err := c.upload(ctx, g, body, size)
 	return err
@@ -89,7 +90,7 @@ func (c *Client) upload(ctx context.Context, g *store.Grant, body io.ReaderAt, s
 		case resp.StatusCode == http.StatusCreated && c.isHub(to) && len(b) == 0 && !isPage(resp):
 			return false, nil
 		case (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusCreated) && !c.isHub(to):
-			if err := store.CheckStored(resp.Header, b); err != nil {
+			if err := store.CheckStored(req.Header, resp.Header, b); err != nil {
 				return true, strange(resp.Status + ": " + err.Error())
 			}
 			return false, nil
