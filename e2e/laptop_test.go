@@ -59,6 +59,7 @@ func (l *laptop) start(t *testing.T, args ...string) (wait func() (result, error
 	cmd := exec.CommandContext(ctx, pcapsule, args...)
 	cmd.Env = append([]string{
 		"HOME=" + l.home, "PATH=/usr/bin:/bin", "KUBECONFIG=" + l.kubeconfig, "XDG_CONFIG_HOME=" + filepath.Join(l.home, "config"),
+		"PCAPSULE_RUNTIME_DIR=" + filepath.Join(l.home, "run"), // hubs of this machine are nothing to this user
 	}, l.env...)
 	cmd.WaitDelay = 5 * time.Second
 	var stdout, stderr bytes.Buffer
