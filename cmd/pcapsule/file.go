@@ -75,6 +75,9 @@ func resolveOutput(name string) (path string, replace bool, err error) {
 		case st.Mode()&fs.ModeSymlink == 0:
 			return path, st.Mode().IsRegular(), nil
 		}
+		if parent, err := os.Stat(dir); err == nil && planted(parent, st) {
+			return "", false, fmt.Errorf("write %s: %s is another user's link in a folder that everybody may write to: name the file that it leads to, if that is what you want", name, path)
+		}
 		to, err := os.Readlink(path)
 		if err != nil {
 			return "", false, fmt.Errorf("write %s: %w", name, withoutPath(err))
@@ -103,9 +106,9 @@ func replaceFile(name, path string, write func(io.Writer) error) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return failed(err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part")
+	f, err := os.CreateTemp(filepath.Dir(path), ".pcapsule-*.part")
 	if err != nil {
-		return failed(err)
+		return fmt.Errorf("write %s: make a file beside it, to be renamed when it is whole: %w", name, withoutPath(err))
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
 	defer f.Close()

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,4 +32,16 @@ func openDescriptor(path string) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(n), path), nil
+}
+
+// planted tells whether link is one that nobody should follow: another user's, in a
+// folder like /tmp. Linux says the same where fs.protected_symlinks is on (see
+// proc_sys_fs(5)), but to those only who have it follow links.
+func planted(folder, link fs.FileInfo) bool {
+	dir, ok := folder.Sys().(*syscall.Stat_t)
+	at, ok2 := link.Sys().(*syscall.Stat_t)
+	if !ok || !ok2 || folder.Mode()&fs.ModeSticky == 0 || folder.Mode().Perm()&0o002 == 0 {
+		return false
+	}
+	return int(at.Uid) != os.Geteuid() && at.Uid != dir.Uid
 }
