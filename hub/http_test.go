@@ -503,7 +503,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	about, err := c.Hub(t.Context())
-	if err != nil || about.PublicKey != testKey().Public().SignersLine() {
+	if err != nil || about.PublicKey != testKey().Public().SignersLine() || !about.Proven {
 		t.Errorf("%+v, %v", about, err)
 	}
 	polled := make(chan error, 1)

@@ -137,7 +137,7 @@ func (h *Hub) progress(w http.ResponseWriter, r *http.Request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.parts[name].node != nil {
-		s.heard = h.now() // of an import: the client may be at another node
+		s.heard = h.now()                   // of an import: the client may be at another node
 		w.WriteHeader(http.StatusNoContent) // overtaken by complete
 		return nil
 	}

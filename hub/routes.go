@@ -238,7 +238,17 @@ func (r *recorder) code() int {
 }
 
 // getHub serves GET /api/v1/hub.
-func (h *Hub) getHub(w http.ResponseWriter, _ *http.Request) error {
+func (h *Hub) getHub(w http.ResponseWriter, r *http.Request) error {
+	var proof []byte
+	if challenge := r.URL.Query().Get("challenge"); challenge != "" {
+		text, err := api.ProofText(challenge)
+		if err != nil {
+			return invalid("%v", err)
+		}
+		if proof, err = h.cfg.Signer.Sign(text); err != nil {
+			return err
+		}
+	}
 	writeJSON(w, http.StatusOK, api.Hub{
 		Version:   h.cfg.Version,
 		Store:     store.Describe(h.cfg.Store),
@@ -246,6 +256,7 @@ func (h *Hub) getHub(w http.ResponseWriter, _ *http.Request) error {
 		Time:      h.now().UTC(),
 		Started:   h.began.UTC(),
 		Signers:   h.signers, SignersSig: h.signersSig,
+		Proof: string(proof),
 	})
 	return nil
 }

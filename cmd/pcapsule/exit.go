@@ -46,6 +46,9 @@ func exitCode(err error) int {
 	if errors.As(err, &ce) {
 		return ce.code
 	}
+	if errors.Is(err, api.ErrImpostor) {
+		return exitVerification
+	}
 	var ae *api.Error
 	if errors.As(err, &ae) && (ae.Code == api.CodeInvalid || ae.Code == api.CodeMixedLinks || ae.Code == api.CodeUnknownNode || ae.Code == api.CodeUnknownName) {
 		return exitUsage

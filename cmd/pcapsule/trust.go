@@ -105,9 +105,6 @@ func (h *hubClient) trustHub(c *cli.Context) error {
 		return err
 	}
 	h.trust = t
-	if !own {
-		return nil
-	}
 	about, err := h.Hub(c.Context)
 	if err != nil {
 		return err
@@ -116,11 +113,13 @@ func (h *hubClient) trustHub(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.Trusts(its.key, about.Time) {
+	trusted := t.Trusts(its.key, about.Time)
+	if own { // else the keys in --trust alone say whose snapshots count
 		its.joins(t)
+	}
+	if trusted {
 		return nil // whatever hub comes with it
 	}
-	its.joins(t)
 	known, err := openKnownHubs()
 	if err != nil {
 		return err
@@ -162,6 +161,9 @@ func (h *hubClient) statement(about *api.Hub) (knownHub, error) {
 		return its, fmt.Errorf("the hub at %s tells no public key", h.Name())
 	}
 	its.key = line.Keys()[0]
+	if !about.Proven && !h.Secure() {
+		return its, &codeError{exitVerification, fmt.Errorf("what answers at %s does not prove that it has the hub's key: it is another program, or a hub of an older release: update the hub, or reach it over https", h.Name())}
+	}
 	if about.Signers == "" {
 		return its, nil
 	}
@@ -190,15 +192,20 @@ func accept(c *cli.Context, s *archive.Snapshot) error {
 	}
 }
 
-// accepted is the id of a snapshot of the hub's that accept does not refuse. Of one
-// that is not made yet, or not any more, the hub says so when it is asked for it.
+// accepted is the id of a snapshot of the hub's that accept does not refuse.
 func (h *hubClient) accepted(c *cli.Context, ref string) (id string, err error) {
 	s, err := h.Snapshot(c.Context, ref)
 	if err != nil {
 		return "", err
 	}
-	if s.Status == api.Creating || s.Status == api.Dead || s.Status == api.Failed {
-		return s.ID, nil
+	switch s.Status {
+	case api.Creating, api.Dead:
+		return "", fmt.Errorf("snapshot %s is still being made: see `pcapsule snapshot show %s`", oneLine(ref), oneLine(ref))
+	case api.Failed:
+		if s.Error != nil {
+			return "", s.Error
+		}
+		return "", fmt.Errorf("snapshot %s has failed", oneLine(ref))
 	}
 	snap, err := hubArchive(h).Load(c.Context, s.ID)
 	if err != nil {

@@ -7,6 +7,8 @@
 package api
 
 import (
+	"encoding/hex"
+	"fmt"
 	"time"
 
 	"pcapsule/chunker"
@@ -175,6 +177,21 @@ type Hub struct {
 	// signature of Signers by PublicKey, so that only who has that key can say so.
 	Signers    string `json:"signers,omitempty"`
 	SignersSig string `json:"signers_sig,omitempty"`
+
+	// Proof is the signature, by PublicKey, of ProofText of the challenge in the
+	// request: a public key alone anybody can show.
+	Proof  string `json:"proof,omitempty"`
+	Proven bool   `json:"-"` // to Client.Hub, which made the challenge
+}
+
+// ProofText is what a hub signs to prove that it has its key. It can be nothing
+// else that is signed with that key: neither JSON nor lines of keys. A challenge is
+// 64 hexadecimal digits of lower case, of the client's own choice.
+func ProofText(challenge string) ([]byte, error) {
+	if b, err := hex.DecodeString(challenge); err != nil || len(b) != 32 || hex.EncodeToString(b) != challenge {
+		return nil, fmt.Errorf("challenge %.80q is not 64 hexadecimal digits", challenge)
+	}
+	return []byte("pcapsule hub proof\n" + challenge + "\n"), nil
 }
 
 // PollRequest is an agent's long poll: its state now, answered when there is a

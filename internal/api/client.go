@@ -3,6 +3,8 @@ package api
 import (
 	"bytes"
 	"context"
+	cryptorand "crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"pcapsule/manifest"
 )
 
 // DefaultBase is where a hub listens unless it is told otherwise.
@@ -89,10 +93,35 @@ func patience(ctx context.Context) time.Duration {
 	return d
 }
 
-// Hub tells about the hub.
+// ErrImpostor says that a program which answers as a hub lacks that hub's key.
+var ErrImpostor = errors.New("it does not have the key that it shows, so it is another program than the hub")
+
+// Hub tells about the hub. Proven says that it has shown to have the private half
+// of its PublicKey; a proof that is none is an error.
 func (c *Client) Hub(ctx context.Context) (*Hub, error) {
-	return do[Hub](ctx, c, call{method: http.MethodGet, path: "/hub"})
+	var random [32]byte
+	if _, err := cryptorand.Read(random[:]); err != nil {
+		return nil, err
+	}
+	challenge := hex.EncodeToString(random[:])
+	h, err := do[Hub](ctx, c, call{method: http.MethodGet, path: "/hub", query: url.Values{"challenge": {challenge}}})
+	if err != nil || h.Proof == "" {
+		return h, err
+	}
+	text, err := ProofText(challenge)
+	if err != nil {
+		return nil, err
+	}
+	key, err := manifest.CheckSignature(text, []byte(h.Proof))
+	if err != nil || key.SignersLine() != h.PublicKey {
+		return nil, fmt.Errorf("what answers at %s: %w", c.Name(), ErrImpostor)
+	}
+	h.Proven = true
+	return h, nil
 }
+
+// Secure tells whether the connection itself says who the hub is.
+func (c *Client) Secure() bool { return c.base.Scheme == "https" }
 
 // Nodes lists the nodes whose agents have reported.
 func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
