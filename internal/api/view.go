@@ -291,50 +291,27 @@ func (s *gapSum) details() string {
 	return " (" + strings.Join(d, "; ") + ")"
 }
 
-// when lists the times, merged; the first three of them.
+// when lists the times, the first three of them. Gaps less than a second apart are
+// one time, which says how much of it they are.
 func (s *gapSum) when() string {
-	at := slices.Clone(s.at)
-	slices.SortFunc(at, func(a, b manifest.Interval) int {
-		switch {
-		case a.From < b.From:
-			return -1
-		case a.From > b.From:
-			return 1
-		}
-		return 0
-	})
-	var merged []manifest.Interval
-	for _, i := range at {
-		if n := len(merged); n > 0 && i.From <= merged[n-1].To+manifest.Nanos(time.Second) {
-			merged[n-1].To = max(merged[n-1].To, i.To)
+	var times []spell
+	for _, gap := range union(s.at) {
+		if n := len(times); n > 0 && gap.From <= times[n-1].To.Add(manifest.Nanos(time.Second)) {
+			times[n-1].add(gap)
 			continue
 		}
-		merged = append(merged, i)
+		times = append(times, spell{Interval: gap, gaps: 1})
 	}
 	var b strings.Builder
-	for i, m := range merged {
+	for i, t := range times {
 		switch {
 		case i == 3:
-			fmt.Fprintf(&b, " and %d times more", len(merged)-3)
+			fmt.Fprintf(&b, " and %d times more", len(times)-3)
 			return b.String()
 		case i > 0:
 			b.WriteString(",")
 		}
-		b.WriteString(" " + Span(m))
+		b.WriteString(" " + t.String())
 	}
 	return b.String()
-}
-
-// Span is an interval as people read it, in UTC and whole seconds, rounded
-// outwards.
-func Span(i manifest.Interval) string {
-	from := i.From.Time().Truncate(time.Second)
-	to := i.To.Time()
-	if t := to.Truncate(time.Second); !t.Equal(to) {
-		to = t.Add(time.Second)
-	}
-	if from.Format(time.DateOnly) == to.Format(time.DateOnly) {
-		return from.Format(time.DateTime) + "–" + to.Format(time.TimeOnly) + " UTC"
-	}
-	return from.Format(time.DateTime) + "–" + to.Format(time.DateTime) + " UTC"
 }
