@@ -133,7 +133,7 @@ func (s *Session) enter(ctx context.Context) error {
 
 // errUnannounced says that a session has neither intent nor outcome in the store,
 // so that no sweep waits for it.
-var errUnannounced = errors.New("its intent is not in the store, which took it, and nobody has ended the session: something deletes from the store, or a proxy answers in its place; find out what, then try again")
+var errUnannounced = errors.New("its intent is not in the store, though the store took it: something else deletes there, or a proxy answers in the store's place; find out what, then try again")
 
 // goesOn returns why a session that this process has begun cannot go on, as its
 // outcome tells.

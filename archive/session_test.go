@@ -306,6 +306,7 @@ func TestBeginWithoutIntent(t *testing.T) {
 // sweep does not know of the session.
 func TestCommitWithoutIntent(t *testing.T) {
 	mem := newStore(t)
+	mustCreate(t, New(mem), testIntent(0, "old"), "other chunk")
 	faulty := storetest.NewFaulty(mem, nil)
 	s, err := New(faulty).Begin(t.Context(), testIntent(1, "new"))
 	if err != nil {
@@ -349,8 +350,8 @@ func TestCommitWithoutIntent(t *testing.T) {
 			t.Fatalf("commit: %v, want a VoidedError that tells of the intent", err)
 		}
 	}
-	if list, err := New(mem).List(t.Context()); err != nil || len(list) > 0 {
-		t.Errorf("%d snapshots, %v", len(list), err)
+	if list, err := New(mem).List(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("%d snapshots, %v; want the old one", len(list), err)
 	}
 }
 

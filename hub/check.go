@@ -182,6 +182,12 @@ func (h *Hub) checkRecording(ctx context.Context, s *session, p *part, n *manife
 	return r, err
 }
 
+// notKept is the answer to a part whose object is not in the store. Nobody else
+// looks for what an agent was told is stored.
+func notKept(key string) error {
+	return invalid("%s has not been uploaded, or the store did not keep it: check what stands between it and who uploads", key)
+}
+
 // checkStream reads a stream's inventory and checks that every chunk is there.
 // Unless it is nil, each gets the entries; they are sound when checkStream returns
 // nil.
@@ -222,7 +228,7 @@ func (h *Hub) checkStream(ctx context.Context, s *session, p *part, stream manif
 	})
 	switch {
 	case errors.Is(err, store.ErrNotExist):
-		return invalid("inventory %s has not been uploaded", stream.Inventory)
+		return notKept(stream.Inventory)
 	case errors.Is(err, archive.ErrDamaged):
 		return invalid("%v: what was uploaded is something else", err)
 	case err != nil:
@@ -237,7 +243,7 @@ func (h *Hub) checkStream(ctx context.Context, s *session, p *part, stream manif
 			err := s.store.Confirm(ctx, e)
 			switch {
 			case errors.Is(err, store.ErrNotExist):
-				return invalid("chunk %s has not been uploaded", e.Key)
+				return notKept(e.Key)
 			case errors.Is(err, archive.ErrDamaged):
 				return invalid("chunk %s is other bytes in the store: ask where it goes once more", e.Key)
 			case err != nil:

@@ -120,6 +120,44 @@ func TestForgedParts(t *testing.T) {
 	}
 }
 
+// TestPartsThatWereNotKept has a store forget what an agent was told is stored.
+func TestPartsThatWereNotKept(t *testing.T) {
+	for _, kind := range []string{manifest.KindChunk, manifest.KindInventory} {
+		t.Run(kind, func(t *testing.T) {
+			st := storetest.NewMemory(t, nil)
+			s := newSite(t, st, nil)
+			refused := make(chan error, 1)
+			s.newAgent("a", func(a *agent) {
+				a.forge = func(a *agent, part *api.CompleteRequest) {
+					key := part.Node.Streams[0].Inventory
+					if kind == manifest.KindChunk {
+						key = keyOf(a.chunks[0], chunker.Packets)
+					}
+					if err := st.Delete(context.Background(), key); err != nil {
+						t.Error(err)
+					}
+					refused <- a.client.Complete(context.Background(), a.pinned()[0], part.Node.Name, *part)
+				}
+			}, packets(t, "a", recent(), 10))
+			begun, err := s.client().Create(t.Context(), api.CreateRequest{Name: "lost", Last: "5m"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e := wantCode(t, <-refused, http.StatusBadRequest, api.CodeInvalid); !strings.Contains(e.Message, kind) || !strings.Contains(e.Message, "did not keep it") {
+				t.Errorf("%q does not say that a part of %s was not kept", e.Message, kind)
+			}
+			await(t, func() bool {
+				s.hub.expireSessions(time.Now().Add(time.Minute))
+				return s.hub.session(begun.ID).over()
+			})
+			if snap, err := s.client().Snapshot(t.Context(), begun.ID); err == nil && snap.Status == manifest.Completed {
+				t.Errorf("%+v is completed without its %s", snap, kind)
+			}
+			mustVerify(t, st)
+		})
+	}
+}
+
 // keyOf is where a sample lies in a store without condemned lists.
 func keyOf(c sample, stream string) string {
 	return manifest.ObjectKey{Kind: manifest.KindChunk, Hash: c.hash, Ext: chunker.Ext(stream)}.String()

@@ -215,7 +215,9 @@ func importParts(outer context.Context, client *hubClient, snap *api.Snapshot, o
 	nodes, err := importer.Run(ctx, opt)
 	for _, n := range nodes {
 		if err == nil {
-			err = client.Complete(ctx, snap.ID, n.Name, api.CompleteRequest{Node: n})
+			if err = client.Complete(ctx, snap.ID, n.Name, api.CompleteRequest{Node: n}); err != nil {
+				err = &codeError{exitFailed, err} // whatever it is, nobody has used this command wrongly
+			}
 		}
 	}
 	if why := context.Cause(ctx); err != nil && why != nil && outer.Err() == nil {
