@@ -60,15 +60,28 @@ func (a *Archive) Store() store.Store { return a.st }
 // is there and which nobody deleted. One that cannot be read or whose signature
 // does not fit is in the list too, with Err set.
 func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
+	living, _, err := a.ListAll(ctx)
+	return living, err
+}
+
+// ListAll is List, and says what else there is that may be a snapshot and that no
+// list can name: what it is, where, and what to do. Until that is done, sweeps
+// delete nothing.
+func (a *Archive) ListAll(ctx context.Context) (living []*Snapshot, strays []error, err error) {
 	found, err := a.survey(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	for _, s := range found.strays {
+		if manifest.CheckID(strings.TrimPrefix(s.path, manifest.DeletedDir)) != nil { // else the snapshot is in the list
+			strays = append(strays, s.err)
+		}
 	}
 	all, err := a.readAll(ctx, found.all())
 	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
+		return nil, nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	living := all[:0]
+	living = all[:0]
 	for _, s := range all {
 		missing := errors.Is(s.Err, ErrNotFound)
 		if missing || s.Err == nil && found.odd[s.ID] != nil {
@@ -81,7 +94,7 @@ func (a *Archive) List(ctx context.Context) ([]*Snapshot, error) {
 		}
 		living = append(living, s)
 	}
-	return living, nil
+	return living, strays, nil
 }
 
 // readAll reads the snapshots ids, in their order. Only the end of ctx is an

@@ -210,15 +210,47 @@ func (s *survey) tombstones(ctx context.Context, st store.Store) error {
 			} else {
 				err = o
 			}
-			s.strays = append(s.strays, stray{key, err})
-			if isID {
+			if !isID {
+				s.strays = append(s.strays, stray{key, err})
+			} else if !s.oddTombstone(id) { // one of a folder's files is enough
+				s.strays = append(s.strays, stray{manifest.TombstonePath(id), err})
 				s.odd[id] = err
 			}
 		default:
 			s.foreign = append(s.foreign, key)
 		}
 	}
+	return s.hollowTombstones(ctx, st)
+}
+
+// hollowTombstones takes in the folders below manifest.DeletedDir that hold
+// nothing, of a store that has folders: nobody can tell whether the snapshot was
+// deleted, nor delete it.
+func (s *survey) hollowTombstones(ctx context.Context, st store.Store) error {
+	f, ok := st.(interface {
+		Hollow(ctx context.Context, dir string) ([]string, error)
+	})
+	if !ok {
+		return nil
+	}
+	paths, err := f.Hollow(ctx, manifest.DeletedDir)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		id := strings.Trim(strings.TrimPrefix(p, manifest.DeletedDir), "/")
+		if manifest.CheckID(id) == nil && !s.oddTombstone(id) {
+			err := fmt.Errorf("%s is an empty folder where a tombstone should be: remove it", manifest.TombstonePath(id))
+			s.strays = append(s.strays, stray{manifest.TombstonePath(id), err})
+			s.odd[id] = err
+		}
+	}
 	return nil
+}
+
+// oddTombstone tells whether a stray stands where the tombstone of id should.
+func (s *survey) oddTombstone(id string) bool {
+	return slices.ContainsFunc(s.strays, func(o stray) bool { return o.path == manifest.TombstonePath(id) })
 }
 
 // inside tells whether path is below dir, and not dir itself.

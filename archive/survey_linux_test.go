@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,8 @@ func TestSurveyAgrees(t *testing.T) {
 		{"all snapshots behind a link", steps{move("snapshots", "s"), link("s", "snapshots")}, false, false, true, false},
 		{"file for all snapshots", steps{gone("snapshots"), file("snapshots")}, false, false, true, false},
 		{"link for a tombstone", steps{link("nowhere", "deleted/"+id)}, false, true, true, false},
+		{"pipe for a tombstone", steps{func(dir string) error { return unix.Mkfifo(filepath.Join(dir, "deleted", id), 0o600) }}, false, true, true, false},
+		{"empty folder for a tombstone", steps{folder("deleted/" + id)}, false, true, true, false},
 		{"folder for a tombstone", steps{folder("deleted/" + id), file("deleted/" + id + "/x")}, false, true, true, false},
 		{"inventories behind a link", steps{move("inventories", "i"), link("i", "inventories")}, true, true, true, false},
 		{"chunks on another disk", steps{move("chunks", "c"), link("c", "chunks")}, true, true, true, false},
@@ -131,7 +134,7 @@ func TestSurveyAgrees(t *testing.T) {
 		{"copy of an intent", steps{folder("intents"), file("intents/" + testID(5) + " (copy)")}, true, true, true, false},
 		{"link for a condemned list", steps{folder("gc"), link("nowhere", manifest.CondemnedPath(1))}, true, true, true, false},
 		{"folder for a condemned list", steps{folder(manifest.CondemnedPath(1)), file(manifest.CondemnedPath(1) + "/x")}, true, true, true, false},
-		{"snapshot under a name that no key can have", steps{folder("snapshots/" + testID(5) + " (copy)"), file("snapshots/" + testID(5) + " (copy)/manifest.json")}, true, true, true, true},
+		{"snapshot under a name that no key can have", steps{folder("snapshots/" + testID(5) + " (copy)"), file("snapshots/" + testID(5) + " (copy)/manifest.json")}, true, true, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir, a := folderArchive(t)
@@ -193,6 +196,76 @@ func TestSweepWithoutTrace(t *testing.T) {
 			}
 			if diff := cmp.Diff(before, paths(t, dir)); diff != "" {
 				t.Errorf("something has changed: %s", diff)
+			}
+		})
+	}
+}
+
+// TestStraysAreNamed: what may be a snapshot and is in no list is said beside the
+// list, and is a problem for Verify, once each; the rest is verified.
+func TestStraysAreNamed(t *testing.T) {
+	id := testID(1)
+	lower, mixed := strings.ToLower(id), strings.Replace(id, "T", "t", 1)
+	for _, c := range []struct {
+		name   string
+		to     string // where snapshot 1 is moved
+		at     string // what is told
+		strays int
+	}{
+		{"lower case", "snapshots/" + lower, "snapshots/" + lower + "/manifest.json", 1},
+		{"mixed case", "snapshots/" + mixed, "snapshots/" + mixed + "/manifest.json", 1},
+		{"numbered", "snapshots/" + id + " (1)", "snapshots/" + id + " (1)/manifest.json", 1},
+		{"deeper", "snapshots/old/" + id, "snapshots/old/" + id + "/manifest.json", 1},
+		{"pipe for a tombstone", "", "deleted/" + id, 0},
+		{"empty folder for a tombstone", "", "deleted/" + id, 0},
+		{"full folder for a tombstone", "", "deleted/" + id, 0},
+		{"link for a tombstone", "", "deleted/" + id, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, a := folderArchive(t)
+			putSnapshot(t, a, 2, "whole", snapshotOptions{})
+			at := filepath.Join(dir, "deleted", id)
+			var err error
+			switch {
+			case c.to != "":
+				to := filepath.Join(dir, c.to)
+				err = errors.Join(os.MkdirAll(filepath.Dir(to), 0o700), os.Rename(filepath.Join(dir, "snapshots", id), to))
+			case strings.HasPrefix(c.name, "pipe"):
+				err = unix.Mkfifo(at, 0o600)
+			case strings.HasPrefix(c.name, "link"):
+				err = os.Symlink("nowhere", at)
+			default:
+				err = os.Mkdir(at, 0o700)
+			}
+			if strings.HasPrefix(c.name, "full") {
+				err = errors.Join(err, os.WriteFile(filepath.Join(at, "a"), nil, 0o600), os.WriteFile(filepath.Join(at, "b"), nil, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, strays, err := New(a.Store()).ListAll(t.Context())
+			if err != nil || len(strays) != c.strays || len(list) != 2-c.strays {
+				t.Fatalf("List: %+v and %v, error %v", list, strays, err)
+			}
+			for _, s := range list {
+				if (s.Err == nil) != (s.ID == testID(2)) {
+					t.Errorf("List: snapshot %s: %v", s.ID, s.Err)
+				}
+			}
+			for _, err := range strays {
+				if !strings.Contains(err.Error(), c.at) {
+					t.Errorf("%q does not say where", err)
+				}
+			}
+			r, err := New(a.Store()).Verify(t.Context(), VerifyOptions{Trust: testTrust()})
+			if err != nil || len(r.Problems) != 1 || r.Problems[0].Object != c.at {
+				t.Fatalf("Verify: %+v, %v", r, err)
+			}
+			if !slices.ContainsFunc(r.Snapshots, func(s SnapshotReport) bool { return s.ID == testID(2) && s.Problems == 0 && s.Chunks > 0 }) {
+				t.Errorf("Verify: %+v", r.Snapshots)
+			}
+			if report, err := New(a.Store()).Sweep(t.Context(), SweepOptions{Now: func() time.Time { return later }}); err == nil || report.Deleted != 0 {
+				t.Errorf("Sweep: %+v, %v", report, err)
 			}
 		})
 	}

@@ -180,7 +180,9 @@ func (v *verifier) root(ctx context.Context, id string) (*Snapshot, SnapshotRepo
 		v.problem(id, manifest.SnapshotsDir+id, "%v", err)
 		return s, r
 	}
-	if ok, err := v.a.exists(ctx, manifest.TombstonePath(id)); err != nil {
+	if ok, err := v.a.exists(ctx, manifest.TombstonePath(id)); store.AsObstacle(err) != nil && len(v.opt.IDs) == 0 {
+		v.blind = true // survey has told
+	} else if err != nil {
 		v.problem(id, manifest.TombstonePath(id), "%v", err)
 	} else if ok {
 		v.problem(id, manifest.TombstonePath(id), "the snapshot was deleted, and a sweep may have taken its chunks")

@@ -19,11 +19,16 @@ func (v *verifier) survey(ctx context.Context) (ids []string, err error) {
 		return nil, err
 	}
 	for _, s := range found.strays {
-		if v.blind = true; store.AsObstacle(s.err) == nil && strings.HasPrefix(s.path, manifest.SnapshotsDir) {
-			v.note("", s.path, "it is where no manifest can be, so no reader finds it, and no sweep deletes anything: move it out of the store")
-		} else {
-			v.problem("", s.path, "%v", s.err)
+		v.blind = true
+		id := strings.TrimPrefix(s.path, manifest.DeletedDir)
+		if manifest.CheckID(id) != nil {
+			id = ""
 		}
+		what := s.err.Error()
+		if own, ok := strings.CutPrefix(what, s.path+" "); ok { // the report names the path already
+			what = "it " + own
+		}
+		v.problem(id, s.path, "%s; until then no sweep deletes anything", what)
 	}
 	for _, path := range found.foreign {
 		if strings.HasPrefix(path, manifest.DeletedDir) {
@@ -41,7 +46,7 @@ func (v *verifier) survey(ctx context.Context) (ids []string, err error) {
 	ids = found.ids
 	for _, id := range found.all() {
 		_, there := slices.BinarySearch(found.ids, id)
-		if there && found.odd[id] == nil {
+		if there && found.odd[id] == nil || found.oddTombstone(id) {
 			continue
 		}
 		why := v.a.unread(ctx, found, id)
@@ -222,7 +227,7 @@ func (v *verifier) recheck(ctx context.Context) error {
 			continue
 		}
 		dead, err := v.a.exists(ctx, manifest.TombstonePath(p.Snapshot))
-		if err != nil {
+		if err != nil && store.AsObstacle(err) == nil {
 			return err
 		}
 		if gone[p.Snapshot] = dead; dead {

@@ -101,6 +101,7 @@ type Hub struct {
 	arrived  chan struct{}       // closed, and made anew, when a node reports for the first time
 	sessions map[string]*session // by id; ended ones stay for keepEnded
 	awaited  map[string]int      // sweeps under way that wait for a session, by its id
+	strays   string              // what the log has of what is in no list
 	watching bool                // some goroutine looks whether sessions were ended in the store
 	watched  time.Time           // when that last began
 	ctx      context.Context     // of work that outlives its request; set by Run

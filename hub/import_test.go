@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -109,4 +110,22 @@ func TestImportEndsWithItsHub(t *testing.T) {
 		t.Errorf("the name is not free: %v", err)
 	}
 	mustVerify(t, st)
+}
+
+// TestStraysAreLogged: what may be a snapshot and is in no list, the log has, once.
+func TestStraysAreLogged(t *testing.T) {
+	st := storetest.NewMemory(t, nil)
+	storetest.Put(t, st, manifest.SnapshotsDir+"old/x/manifest.json", []byte("{}"))
+	var log lines
+	s := newSite(t, st, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(&log, nil)) })
+	for range 3 {
+		if list, err := s.client().Snapshots(t.Context()); err != nil || len(list) != 0 {
+			t.Fatalf("%+v, %v", list, err)
+		}
+	}
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	if n := strings.Count(log.b.String(), "snapshots/old/x/manifest.json"); n != 1 {
+		t.Errorf("named %d times in %s", n, log.b.String())
+	}
 }

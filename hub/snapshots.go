@@ -169,10 +169,11 @@ func (h *Hub) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 			list = append(list, v)
 		}
 	}
-	stored, err := h.archive.List(r.Context())
+	stored, strays, err := h.archive.ListAll(r.Context())
 	if err != nil {
 		return err
 	}
+	h.tellStrays(strays)
 	for _, s := range stored {
 		list = slices.DeleteFunc(list, func(v api.Snapshot) bool { return v.ID == s.ID })
 		list = append(list, shown(s))
@@ -182,6 +183,25 @@ func (h *Hub) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 	})
 	writeJSON(w, http.StatusOK, list)
 	return nil
+}
+
+// tellStrays logs what is in the store that may be a snapshot and is in no list,
+// whenever that has changed.
+func (h *Hub) tellStrays(strays []error) {
+	all := errors.Join(strays...)
+	told := ""
+	if all != nil {
+		told = all.Error()
+	}
+	h.mu.Lock()
+	news := told != h.strays
+	h.strays = told
+	h.mu.Unlock()
+	if !news || len(strays) == 0 {
+		return
+	}
+	h.log.Error("something in the store may be a snapshot and is in no list; until it is moved, no sweep deletes anything",
+		"count", len(strays), "first", strays[0])
 }
 
 // shown is a stored snapshot as lists have it, also one that cannot be read.

@@ -78,7 +78,7 @@ func completeSnapshots(c *cli.Context) {
 	ctx, cancel := context.WithTimeout(c.Context, time.Second)
 	defer cancel()
 	c.Context = withoutLearning(ctx)
-	snaps, err := listSnapshots(c)
+	snaps, _, err := listSnapshots(c)
 	if err != nil {
 		return
 	}

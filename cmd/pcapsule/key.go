@@ -154,7 +154,7 @@ func keyLines(c *cli.Context) (from string, lines []byte, err error) {
 // keyOfFingerprint looks among those who signed the snapshots that --store holds,
 // or the hub, for a key.
 func keyOfFingerprint(c *cli.Context, fingerprint string) (key manifest.PublicKey, err error) {
-	snaps, err := listSnapshots(c)
+	snaps, _, err := listSnapshots(c)
 	if err != nil {
 		return key, err
 	}

@@ -39,7 +39,7 @@ func list(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return usagef("list takes no argument, not %q: `pcapsule snapshot show` shows one", c.Args().First())
 	}
-	snaps, err := listSnapshots(c)
+	snaps, strays, err := listSnapshots(c)
 	if err != nil {
 		return err
 	}
@@ -48,6 +48,8 @@ func list(c *cli.Context) error {
 			snaps = []api.Snapshot{}
 		}
 		err = writeJSON(c.App.Writer, snaps)
+	} else if len(snaps) == 0 && len(strays) > 0 {
+		fmt.Fprintln(c.App.ErrWriter, "no snapshots that can be listed")
 	} else if len(snaps) == 0 {
 		fmt.Fprintln(c.App.ErrWriter, "no snapshots yet: make one with `pcapsule snapshot create NAME --last 5m`")
 	} else {
@@ -55,6 +57,13 @@ func list(c *cli.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	const few = 5
+	for _, s := range strays[:min(few, len(strays))] {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: not in the list: %s\n", oneLine(s.Error()))
+	}
+	if more := len(strays) - few; more > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: not in the list: %d more of the kind: `pcapsule verify` names them all\n", more)
 	}
 	for _, s := range snaps {
 		if s.Status == api.Damaged {
@@ -65,36 +74,41 @@ func list(c *cli.Context) error {
 			return &codeError{exitVerification, fmt.Errorf("snapshot %s: %s: `pcapsule verify` says all that is wrong", s.ID, why)}
 		}
 	}
+	if len(strays) > 0 {
+		return &codeError{code: exitVerification}
+	}
 	return nil
 }
 
-func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
+// listSnapshots are those of a store or a hub, also in the making. strays says what
+// else is in the store that may be a snapshot; a hub logs that.
+func listSnapshots(c *cli.Context) (snaps []api.Snapshot, strays []error, err error) {
 	if !hasStore(c) {
 		client, err := openHub(c)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		snaps, err := client.Snapshots(c.Context)
 		client.markAll(snaps)
-		return snaps, err
+		return snaps, nil, err
 	}
 	a, err := openArchive(c, c.String("store"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Sessions first: one that ends in between is then in the list twice, not missing.
 	sessions, err := a.UnderWay(c.Context)
 	if store.AsObstacle(err) != nil {
 		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: sessions under way are not in the list: %s\n", oneLine(err.Error()))
 	} else if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, t := range sessions {
 		snaps = append(snaps, underWay(t))
 	}
-	all, err := a.List(c.Context)
+	all, strays, err := a.ListAll(c.Context)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, s := range all {
 		snaps = slices.DeleteFunc(snaps, func(v api.Snapshot) bool { return v.ID == s.ID })
@@ -109,7 +123,7 @@ func listSnapshots(c *cli.Context) (snaps []api.Snapshot, err error) {
 		snaps = append(snaps, v)
 	}
 	slices.SortStableFunc(snaps, func(a, b api.Snapshot) int { return strings.Compare(a.ID, b.ID) })
-	return snaps, nil
+	return snaps, strays, nil
 }
 
 // underWay is what a list says of a session.
