@@ -223,30 +223,50 @@ func (file *localFile) close() {
 }
 
 // makeRuntimeDir makes the folder for the files of the user's hubs, and removes
-// from it what hubs left that were killed. A service without a home has it where
-// systemd says, or with its data.
-func makeRuntimeDir(dataDir string) (dir string, err error) {
+// from it what hubs left that were killed. Root's hub, and one that was told a
+// folder, has that folder or does not start, since no command looks elsewhere. A
+// service without a home has its folder where systemd says, or with its data; found
+// tells whether commands look there.
+func makeRuntimeDir(dataDir string) (dir string, found bool, err error) {
 	dirs := runtimeDirs()
-	if os.Getenv(runtimeEnv) == "" {
-		if dir := os.Getenv("RUNTIME_DIRECTORY"); filepath.IsAbs(dir) && os.Geteuid() != 0 {
+	looked := append(slices.Clone(dirs), rootRuntimeDir())
+	if os.Getenv(runtimeEnv) == "" && os.Geteuid() != 0 {
+		if dir := os.Getenv("RUNTIME_DIRECTORY"); filepath.IsAbs(dir) {
 			dirs = append([]string{dir}, dirs...)
 		}
 		dirs = append(dirs, filepath.Join(dataDir, "run"))
 	}
 	for _, dir = range dirs {
+		if err = makeFolder(dir); err == nil {
+			removeStale(dir)
+			return dir, slices.Contains(looked, dir), nil
+		}
+	}
+	return "", false, fmt.Errorf("no folder for the file by which this machine's users find the hub: %w: remove or mend that, unless another service uses it, or name another folder with %s, for the hub and for its commands", err, runtimeEnv)
+}
+
+// makeFolder makes a folder for hubs' files, unless there is a good one.
+func makeFolder(dir string) error {
+	err := checkFolder(dir, os.Geteuid())
+	if errors.Is(err, fs.ErrNotExist) {
 		mode := fs.FileMode(0o700)
 		if os.Geteuid() == 0 {
 			mode = 0o755 // those it is for read their own file there
 		}
-		if err = os.MkdirAll(dir, mode); err == nil {
-			err = checkFolder(dir, os.Geteuid())
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return err
 		}
-		if err == nil {
-			removeStale(dir)
-			return dir, nil
-		}
+		err = checkFolder(dir, os.Geteuid())
 	}
-	return "", fmt.Errorf("no folder for the file by which this machine's users find the hub: %w (name one with %s)", err, runtimeEnv)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".hub-*") // another's folder is good too, and may take no file
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return os.Remove(f.Name())
 }
 
 func removeStale(dir string) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -9,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,6 +258,74 @@ func TestLocalFileOfOthers(t *testing.T) {
 			}
 		}
 		s.wants(0, exitOK, "", "snapshot", "list")
+	}
+}
+
+// TestFolderOfOthers: a hub of root's does not start where its file would be found
+// by nobody, and says whose folder is in the way; another user's takes its next
+// folder, and says when commands do not look there.
+func TestFolderOfOthers(t *testing.T) {
+	s := newLocalSite(t)
+	// A hub in a mount namespace with a /run of its own.
+	start := func(uid int, script string) (code int, out string) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		data := t.TempDir()
+		for dir := data; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chown(data, uid, uid); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(ctx, "sh", "-ec", "mount -t tmpfs tmpfs /run; "+script+"; exec setpriv --reuid $1 --clear-groups $0 hub --listen 127.0.0.1:0 --data-dir data",
+			s.bin, strconv.Itoa(uid))
+		cmd.Env = append(os.Environ(), runtimeEnv+"=", "RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR=", "XDG_DATA_HOME="+data+"/none", "XDG_CONFIG_HOME="+data)
+		cmd.Dir = data
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = cmd.Stdout
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		for lines := bufio.NewScanner(pipe); lines.Scan(); {
+			fmt.Fprintln(&said, lines.Text())
+			if strings.Contains(lines.Text(), "pcapsule agent --hub") { // it runs
+				cmd.Process.Signal(syscall.SIGTERM)
+			}
+		}
+		cmd.Wait()
+		return cmd.ProcessState.ExitCode(), said.String()
+	}
+	for script, want := range map[string]string{
+		"mkdir -m 755 /run/pcapsule; chown nobody /run/pcapsule":             "/run/pcapsule: it belongs to another user, nobody (65534)",
+		"mkdir -m 755 /run/pcapsule; chown 54321 /run/pcapsule":              "/run/pcapsule: it belongs to another user, 54321",
+		"mkdir -m 777 /run/pcapsule":                                         "/run/pcapsule: others can write it (mode 0777)",
+		"mkdir /run/else; ln -s else /run/pcapsule":                          "/run/pcapsule is a symbolic link",
+		"ln -s nowhere /run/pcapsule":                                        "/run/pcapsule is a symbolic link",
+		"touch /run/pcapsule":                                                "/run/pcapsule is no folder",
+		"mount -o remount,ro /run":                                           "mkdir /run/pcapsule: read-only file system",
+		"mkdir /run/a; chown 54321 /run/a; export " + runtimeEnv + "=/run/a": "/run/a: it belongs to another user, 54321",
+	} {
+		code, out := start(0, script)
+		if code != exitFailed || !strings.Contains(out, want) || !strings.Contains(out, "another folder with "+runtimeEnv) {
+			t.Errorf("%s: exit code %d, want %q:\n%s", script, code, want, out)
+		}
+	}
+	if code, out := start(0, "mkdir -m 755 /run/pcapsule"); code != exitOK {
+		t.Errorf("a good folder: exit code %d:\n%s", code, out)
+	}
+	const blocked = "mkdir -m 755 -p /run/user/54321/pcapsule; chown 54321 /run/user/54321"
+	if code, out := start(mallory, blocked); code != exitOK || strings.Contains(out, "do not look") {
+		t.Errorf("a user whose first folder is root's: exit code %d:\n%s", code, out)
+	}
+	if code, out := start(mallory, blocked+"; touch none"); code != exitOK || !strings.Contains(out, "data/run, where commands do not look: set "+runtimeEnv) {
+		t.Errorf("a user without a folder but the data's: exit code %d:\n%s", code, out)
 	}
 }
 

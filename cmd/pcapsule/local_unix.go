@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,9 @@ func checkFolder(dir string, uid int) error {
 	st, err := os.Lstat(dir)
 	if err != nil {
 		return err
+	}
+	if st.Mode()&fs.ModeSymlink != 0 {
+		return fmt.Errorf("%s is a symbolic link, not a folder", dir)
 	}
 	if !st.IsDir() {
 		return fmt.Errorf("%s is no folder", dir)
@@ -55,11 +60,23 @@ func checkOwner(st fs.FileInfo, uid int) error {
 
 func ownedBy(st fs.FileInfo, uid int) error {
 	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok || int(sys.Uid) != uid && sys.Uid != 0 {
-		return errors.New("it belongs to another user")
+	if !ok {
+		return errors.New("nobody knows whose it is")
+	}
+	if int(sys.Uid) != uid && sys.Uid != 0 {
+		return fmt.Errorf("it belongs to another user, %s", userName(sys.Uid))
 	}
 	if st.Mode().Perm()&0o022 != 0 {
-		return errors.New("others can write it")
+		return fmt.Errorf("others can write it (mode %04o)", st.Mode().Perm())
 	}
 	return nil
+}
+
+// userName is a user's number, and name where there is one.
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username + " (" + id + ")"
+	}
+	return id
 }

@@ -192,12 +192,15 @@ func (s *served) openLocally(c *cli.Context, dataDir string, cfg *hub.Config) er
 	if cfg.Local, certificate, err = localCertificate(); err != nil {
 		return err
 	}
-	dir, err := makeRuntimeDir(dataDir)
+	if dataDir, err = filepath.Abs(dataDir); err != nil {
+		return err
+	}
+	dir, found, err := makeRuntimeDir(dataDir)
 	if err != nil {
 		return err
 	}
-	if dataDir, err = filepath.Abs(dataDir); err != nil {
-		return err
+	if !found {
+		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: the file by which users find the hub is in %s, where commands do not look: set %s to that folder for them\n", dir, runtimeEnv)
 	}
 	for _, u := range auth.users {
 		if u.remote {
