@@ -23,7 +23,7 @@ type Removal struct {
 	Bytes   int64
 }
 
-// countTime is how long Remove counts what a session has stored, which takes a
+// countTime is how long Left counts what a session has stored, which takes a
 // look at all there is.
 const countTime = 10 * time.Second
 
@@ -48,12 +48,19 @@ func (a *Archive) Remove(ctx context.Context, ref, by string) (Removal, error) {
 	case o.State == Committed:
 		return Removal{}, fmt.Errorf("session %s has just ended, with a snapshot: delete that: %w", found.ID, ErrDecided)
 	}
-	soon, cancel := context.WithTimeout(ctx, countTime)
+	found.Objects, found.Bytes, found.Counted = a.Left(ctx, found.Session.Created)
+	return found, nil
+}
+
+// Left tells what a session that was ended leaves in the store: what was stored
+// since created and no living snapshot holds, where that can be counted soon.
+// Other sessions under way may have stored it.
+func (a *Archive) Left(ctx context.Context, created time.Time) (objects int, bytes int64, counted bool) {
+	ctx, cancel := context.WithTimeout(ctx, countTime)
 	defer cancel()
 	// By the session's clock and the store's, which may differ by a little.
-	found.Objects, found.Bytes, err = a.Unheld(soon, found.Session.Created.Add(-time.Minute))
-	found.Counted = err == nil
-	return found, nil
+	objects, bytes, err := a.Unheld(ctx, created.Add(-time.Minute))
+	return objects, bytes, err == nil
 }
 
 // removable finds what ref means.

@@ -1,14 +1,17 @@
 package hub
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"pcapsule/archive"
+	"pcapsule/chunker"
 	"pcapsule/internal/api"
 	"pcapsule/internal/process"
+	"pcapsule/manifest"
 	"pcapsule/store/storetest"
 )
 
@@ -56,6 +59,37 @@ func TestForeignSessions(t *testing.T) {
 	}
 	_, err = c.Remove(t.Context(), list[1].ID)
 	wantCode(t, err, http.StatusGone, api.CodeSuperseded)
+}
+
+// TestEndedSessionLeaves: whoever ends a session of the hub's hears what it leaves in
+// the store, whether or not its node has told of it.
+func TestEndedSessionLeaves(t *testing.T) {
+	s := newSite(t, storetest.NewMemory(t, nil), nil)
+	c := s.client()
+	for i, uploads := range []int{0, 2} {
+		name := fmt.Sprint("x", i)
+		snap, err := c.Create(t.Context(), api.CreateRequest{Name: name, Import: true, Nodes: []string{"a"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &agent{t: t, name: "a", client: c}
+		var size int64
+		for n := range uploads {
+			p := packets(t, "a", time.Unix(1000, 0), 10+n)
+			object := api.Object{Hash: p.hash, SHA256: p.entry.SHA256, Size: p.entry.Size, Kind: manifest.KindChunk, Ext: chunker.PacketsExt}
+			if _, err := a.put(t.Context(), snap.ID, []api.Object{object}, [][]byte{p.b}); err != nil {
+				t.Fatal(err)
+			}
+			size += p.entry.Size
+		}
+		e, err := c.Remove(t.Context(), name)
+		if err != nil || e == nil || e.ID != snap.ID || e.Name != name || e.Owner == "" {
+			t.Fatalf("end %s: %+v, %v", name, e, err)
+		}
+		if want := (&api.Content{Objects: uploads, Bytes: size}); e.Uploaded == nil || *e.Uploaded != *want {
+			t.Errorf("uploaded %+v, want %+v", e.Uploaded, want)
+		}
+	}
 }
 
 // TestSessionEndedInStore: somebody ends a hub's session in the store, and whoever

@@ -345,10 +345,5 @@ func (s *session) view(patience time.Duration) api.Snapshot {
 func (s *session) gaveUp() api.Ended {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := api.Ended{ID: s.id, Name: s.name, Owner: s.store.Intent.Who(), Created: s.created.UTC(), Uploaded: &api.Content{}}
-	for _, p := range s.parts {
-		e.Uploaded.Objects += p.progress.Chunks
-		e.Uploaded.Bytes += p.progress.Sent
-	}
-	return e
+	return api.Ended{ID: s.id, Name: s.name, Owner: s.store.Intent.Who(), Created: s.created.UTC()}
 }

@@ -357,7 +357,9 @@ func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 		if mine, err := h.giveUp(r, s); mine {
 			h.audit(r, "delete", err, "snapshot", s.id, "name", s.name, "unfinished", true)
 			if err == nil {
-				writeJSON(w, http.StatusOK, s.gaveUp())
+				ended := s.gaveUp()
+				ended.Uploaded = content(h.archive.Left(r.Context(), s.created))
+				writeJSON(w, http.StatusOK, ended)
 			}
 			return err
 		}
@@ -383,11 +385,17 @@ func (h *Hub) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.audit(r, "delete", nil, "snapshot", did.ID, "name", did.Name, "unfinished", true)
 	ended := api.Ended{ID: did.ID, Name: did.Name, Owner: did.Session.Who(), Created: did.Session.Created, Dead: did.Session.Dead()}
-	if did.Counted {
-		ended.Uploaded = &api.Content{Objects: did.Objects, Bytes: did.Bytes}
-	}
+	ended.Uploaded = content(did.Objects, did.Bytes, did.Counted)
 	writeJSON(w, http.StatusOK, ended)
 	return nil
+}
+
+// content is an amount of content, or nil where nobody could count it.
+func content(objects int, bytes int64, counted bool) *api.Content {
+	if !counted {
+		return nil
+	}
+	return &api.Content{Objects: objects, Bytes: bytes}
 }
 
 // giveUp ends a session on request, unless it is about to end by itself. A store

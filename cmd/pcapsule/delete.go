@@ -64,7 +64,7 @@ func endedLine(e *api.Ended, now time.Time) string {
 	case e.Uploaded == nil:
 		return line + ": `pcapsule sweep` frees what it had uploaded"
 	case e.Uploaded.Bytes == 0:
-		return line + "; it had uploaded nothing"
+		return line + "; it had uploaded nothing that no snapshot holds"
 	}
 	return line + fmt.Sprintf("; it had uploaded %s (%s) that no snapshot holds: `pcapsule sweep` frees that",
 		size(e.Uploaded.Bytes), count(e.Uploaded.Objects, "object"))
