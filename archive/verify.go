@@ -59,6 +59,7 @@ type SnapshotReport struct {
 	Key       string `json:"key,omitempty"`    // fingerprint of the key that signed
 	KeyOf     string `json:"key_of,omitempty"` // whose it is, where the trust says that
 	Trust     string `json:"trust,omitempty"`  // why the key is not trusted
+	Distrust  error  `json:"-"`                // Trust: manifest.ErrOtherTime, or that the key is unknown
 	Chunks    int64  `json:"chunks"`
 	Size      int64  `json:"size"` // stored bytes of its chunks
 	Problems  int    `json:"problems"`
@@ -215,7 +216,7 @@ func (v *verifier) signature(ctx context.Context, s *Snapshot, r *SnapshotReport
 			at = s.Manifest.Created.Time()
 		}
 		if r.KeyOf, err = trust.Whose(s.Key, at); err != nil {
-			r.Signature, r.Trust = SignatureUntrusted, err.Error()
+			r.Signature, r.Trust, r.Distrust = SignatureUntrusted, err.Error(), err
 		}
 	case errors.Is(err, store.ErrNotExist):
 		v.unreadable(s.ID, manifest.SignaturePath(s.ID), store.ErrNotExist)

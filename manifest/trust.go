@@ -31,7 +31,11 @@ func (t *Trust) Notes() []string { return t.notes }
 // Trusts tells whether a signature that k made at the time at counts.
 func (t *Trust) Trusts(k PublicKey, at time.Time) bool { return t.Check(k, at) == nil }
 
-// Check is Trusts with the reason against it.
+// ErrOtherTime says that a key counts, but not at the time of the signature.
+var ErrOtherTime = errors.New("not at the time of the snapshot")
+
+// Check is Trusts with the reason against it: ErrOtherTime, or that the key is
+// unknown.
 func (t *Trust) Check(k PublicKey, at time.Time) error {
 	_, err := t.Whose(k, at)
 	return err
@@ -46,9 +50,9 @@ func (t *Trust) Whose(k PublicKey, at time.Time) (whose string, err error) {
 		switch {
 		case !bytes.Equal(l.blob, blob):
 		case !l.after.IsZero() && at.Before(l.after):
-			err = fmt.Errorf("key %s is trusted only from %s on", k.Fingerprint(), l.after.UTC().Format(time.RFC3339))
+			err = fmt.Errorf("key %s is trusted only from %s on, %w", k.Fingerprint(), l.after.UTC().Format(time.RFC3339), ErrOtherTime)
 		case !l.before.IsZero() && at.After(l.before):
-			err = fmt.Errorf("key %s is trusted only until %s", k.Fingerprint(), l.before.UTC().Format(time.RFC3339))
+			err = fmt.Errorf("key %s is trusted only until %s, %w", k.Fingerprint(), l.before.UTC().Format(time.RFC3339), ErrOtherTime)
 		default:
 			return l.whose, nil
 		}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"pcapsule/archive"
+	"pcapsule/manifest"
 	"pcapsule/store"
 )
 
@@ -132,8 +136,30 @@ func writeReport(c *cli.Context, r *archive.Report) {
 	case !r.OK():
 		fmt.Fprintf(w, "%s in %s\n", count(len(r.Problems), "problem"), count(len(r.Snapshots), "snapshot"))
 	case !r.Trusted():
-		fmt.Fprintf(w, "every byte is what was signed, but you do not trust who signed: if you know the key, add it with `pcapsule key trust`\n")
+		fmt.Fprintf(w, "every byte is what was signed, but you do not trust who signed: %s\n", oneLine(strings.Join(distrusts(c, r), "; ")))
 	case len(r.Snapshots) > 0:
 		fmt.Fprintf(w, "verified %s in %s: every byte is what was signed\n", size(r.Bytes), count(len(r.Snapshots), "snapshot"))
 	}
+}
+
+// distrusts says why keys are not trusted, and what to do about that, each once.
+func distrusts(c *cli.Context, r *archive.Report) (says []string) {
+	file := cmp.Or(c.String("trust"), "your allowed_signers")
+	for _, s := range r.Snapshots {
+		what := ""
+		switch {
+		case s.Signature == archive.SignatureTrusted:
+			continue
+		case errors.Is(s.Distrust, manifest.ErrOtherTime):
+			what = s.Trust + ": if you know that its time in " + file + " is wrong, change that line"
+		case c.String("trust") != "":
+			what = "if you know the key, add it to " + file
+		default:
+			what = "if you know the key, add it with `pcapsule key trust`"
+		}
+		if !slices.Contains(says, what) {
+			says = append(says, what)
+		}
+	}
+	return says
 }
