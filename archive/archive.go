@@ -72,11 +72,6 @@ func (a *Archive) ListAll(ctx context.Context) (living []*Snapshot, strays []err
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, s := range found.strays {
-		if manifest.CheckID(strings.TrimPrefix(s.path, manifest.DeletedDir)) != nil { // else the snapshot is in the list
-			strays = append(strays, s.err)
-		}
-	}
 	all, err := a.readAll(ctx, found.all())
 	if err != nil {
 		return nil, nil, fmt.Errorf("list snapshots: %w", err)
@@ -93,6 +88,12 @@ func (a *Archive) ListAll(ctx context.Context) (living []*Snapshot, strays []err
 			odd.Err, s = why, &odd
 		}
 		living = append(living, s)
+	}
+	for _, o := range found.strays {
+		id := strings.TrimPrefix(o.path, manifest.DeletedDir)
+		if !slices.ContainsFunc(living, func(s *Snapshot) bool { return s.ID == id }) { // else the list has it
+			strays = append(strays, o.err)
+		}
 	}
 	return living, strays, nil
 }

@@ -271,6 +271,22 @@ func TestStraysAreNamed(t *testing.T) {
 	}
 }
 
+// TestStrayOfVoided: what stands where the tombstone of a session should, which ended
+// without a snapshot, keeps sweeps from their work, so it is named too.
+func TestStrayOfVoided(t *testing.T) {
+	dir, a := folderArchive(t)
+	if _, err := a.Void(t.Context(), testID(5), "", "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "deleted", testID(5)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	list, strays, err := a.ListAll(t.Context())
+	if err != nil || len(list) != 1 || len(strays) != 1 || !strings.Contains(strays[0].Error(), "deleted/"+testID(5)) {
+		t.Errorf("%+v, %v, error %v", list, strays, err)
+	}
+}
+
 // TestSurveyOverlooks puts what desktops, file systems, editors and copying
 // programs leave, and companions: none of it is in anybody's way, and companions
 // go with their snapshot.
