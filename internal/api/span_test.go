@@ -61,6 +61,9 @@ func TestGapsOfParts(t *testing.T) {
 	if got := (&gapSum{at: points}).when(); got != " 1970-01-01 00:00:01–00:00:02 UTC" {
 		t.Errorf("points: %q", got)
 	}
+	if got := (&gapSum{at: at(0, 1000, 3000, 4000, 6000, 7000, 9000, 9100)}).when(); !strings.HasSuffix(got, "00:00:06–00:00:07 UTC and 1 time more") {
+		t.Errorf("four times: %q", got)
+	}
 	ends := []manifest.Interval{{From: manifest.MinNanos, To: 0}, {From: 500 * ms, To: manifest.MaxNanos}}
 	if got := (&gapSum{at: ends}).when(); !strings.Contains(got, "in parts (2 gaps, ") {
 		t.Errorf("all of time but a moment: %q", got)

@@ -306,7 +306,11 @@ func (s *gapSum) when() string {
 	for i, t := range times {
 		switch {
 		case i == 3:
-			fmt.Fprintf(&b, " and %d times more", len(times)-3)
+			more := "times"
+			if len(times) == 4 {
+				more = "time"
+			}
+			fmt.Fprintf(&b, " and %d %s more", len(times)-3, more)
 			return b.String()
 		case i > 0:
 			b.WriteString(",")
