@@ -191,7 +191,7 @@ func signedBy(c *cli.Context, s api.Snapshot) string {
 	}
 	way := ""
 	if key, err := manifest.ParsePublicKey(s.SignerKey); err == nil {
-		way = "; " + wayToTrust(c, key)
+		way = "; " + wayToTrust(c, key, s.Distrust)
 	}
 	return s.Signer + ", NOT TRUSTED: " + s.Distrust + way
 }

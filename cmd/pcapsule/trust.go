@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -188,7 +190,7 @@ func accept(c *cli.Context, s *archive.Snapshot) error {
 		fmt.Fprintf(c.App.ErrWriter, "pcapsule: warning: taking snapshot %s all the same: %v\n", oneLine(s.Name()), u.Why)
 		return nil
 	default:
-		return &codeError{exitVerification, fmt.Errorf("snapshot %s is refused, since you do not trust who signed it: %w; %s, or take it for this once with --untrusted", s.Name(), u.Why, wayToTrust(c, u.Key))}
+		return &codeError{exitVerification, fmt.Errorf("snapshot %s is refused, since you do not trust who signed it: %w; %s, or take it for this once with --untrusted", s.Name(), u.Why, wayToTrust(c, u.Key, u.Why.Error()))}
 	}
 }
 
@@ -214,9 +216,14 @@ func (h *hubClient) accepted(c *cli.Context, ref string) (id string, err error) 
 	return s.ID, accept(c, snap)
 }
 
-// wayToTrust says how to trust a key from now on.
-func wayToTrust(c *cli.Context, key manifest.PublicKey) string {
-	if name := c.String("trust"); name != "" {
+// wayToTrust says how to trust a key from now on, which is not trusted for the
+// reason why.
+func wayToTrust(c *cli.Context, key manifest.PublicKey, why string) string {
+	name := c.String("trust")
+	if strings.HasSuffix(why, manifest.ErrOtherTime.Error()) {
+		return "if you know that its time in " + cmp.Or(name, "your allowed_signers") + " is wrong, change that line"
+	}
+	if name != "" {
 		return fmt.Sprintf("if you know whose key it is, add this line to %s: %s", name, key.SignersLine())
 	}
 	return fmt.Sprintf("if you know from elsewhere whose key it is, run `pcapsule key trust %s`", key)
