@@ -398,6 +398,10 @@ func scenarios() []scenario {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", early, sweepActor)
 		}},
+		{name: "session and sweep, an empty list of intents", dead: true, fault: []fault{blindIntents}, max: 2, large: true, start: func(w *world) {
+			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
+			w.start("sweep", later, sweepActor)
+		}},
 		{name: "session and patient sweep", dead: true, start: func(w *world) {
 			w.start("session "+testID(1), early, sessionActor(1, "new", "shared"))
 			w.start("sweep", early, sweepActor)

@@ -36,19 +36,20 @@ var (
 type fault int
 
 const (
-	fine       fault = iota
-	refused503       // no effect, an error
-	lost             // its effect, and an error
-	late             // its effect at any later time, and an error
-	crash            // no effect, and the process is gone
-	blind            // of a list: it ends here, and looks whole
-	short            // of a list: it lacks its last key
-	stale            // of a list: it is that of the first who asked
-	swallowed        // of the put of an intent: no effect, and success
+	fine         fault = iota
+	refused503         // no effect, an error
+	lost               // its effect, and an error
+	late               // its effect at any later time, and an error
+	crash              // no effect, and the process is gone
+	blind              // of a list: it ends here, and looks whole
+	short              // of a list: it lacks its last key
+	stale              // of a list: it is that of the first who asked
+	blindIntents       // blind, of the list of intents alone
+	swallowed          // of the put of an intent: no effect, and success
 )
 
 func (f fault) String() string {
-	return [...]string{"", " (refused)", " (answer lost)", " (lands late, answer lost)", " CRASH", " (ends here)", " (lacks its last)", " (old)", " (swallowed)"}[f]
+	return [...]string{"", " (refused)", " (answer lost)", " (lands late, answer lost)", " CRASH", " (ends here)", " (lacks its last)", " (old)", " (empty)", " (swallowed)"}[f]
 }
 
 // may tells whether a fault can befall what an actor is about to do. Lists that
@@ -59,6 +60,8 @@ func (act *actor) may(f fault) bool {
 	switch f {
 	case lost, late:
 		return verb == "put" || verb == "delete"
+	case blindIntents:
+		return strings.Contains(act.name, "sweep") && act.op == "list "+manifest.IntentsDir
 	case swallowed:
 		return verb == "put" && dir+"/" == manifest.IntentsDir
 	case blind, short, stale:
@@ -514,7 +517,7 @@ func (s simStore) List(_ context.Context, prefix string) iter.Seq2[store.Info, e
 					s.act.w.first[prefix] = slices.Clone(left)
 				}
 				switch {
-				case f == blind:
+				case f == blind, f == blindIntents:
 					left = left[:0]
 				case f == short && len(left) > 0:
 					left = left[:len(left)-1]
