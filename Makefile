@@ -29,7 +29,7 @@ demo: build
 test: build lint cross
 	scripts/deps.sh test
 	@tools/build.sh minio && tools/build.sh versitygw && tools/build.sh helm && tools/build.sh kubernetes kube-apiserver
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
 e2e:
 	scripts/deps.sh e2e

@@ -149,6 +149,7 @@ func TestMutants(t *testing.T) {
 	}
 	for _, m := range some {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			out, err := m.test(t)
 			if err == nil {
 				t.Fatalf("the interleaving tests do not find this mistake")

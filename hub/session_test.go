@@ -37,7 +37,9 @@ func create(t testing.TB, c *api.Client, req api.CreateRequest) (*api.Snapshot, 
 	if err != nil {
 		return nil, err
 	}
-	if s.Status != api.Creating {
+	switch s.Status {
+	case api.Creating, manifest.Completed, manifest.Partial, api.Failed: // its nodes may be quicker than the answer
+	default:
 		t.Errorf("a snapshot begins as %s", s.Status)
 	}
 	return c.WaitSnapshot(t.Context(), s.ID, nil)
