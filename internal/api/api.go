@@ -64,8 +64,8 @@ const (
 )
 
 // CreateRequest asks for a snapshot. Either Last, or From and To.
-// POST /api/v1/snapshots, answered 202 with a Snapshot
-// whose Status is Creating, unless it has ended by then.
+// POST /api/v1/snapshots, answered 202 with a Snapshot whose Status is Creating,
+// unless its session has ended by then.
 type CreateRequest struct {
 	Name   string    `json:"name,omitempty"` // made up from the time when empty
 	Last   string    `json:"last,omitempty"` // a Go duration, ending now
